@@ -1,0 +1,439 @@
+"""Callbacks: the hand-over between the stages, the adaptive beta_2, detectors of collapse, the completions table."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from trl_score.score.score_config import SCoReConfig
+
+logger = logging.getLogger(__name__)
+
+BETA_2_FILE = "adaptive_beta_2.json"
+"""Written into each checkpoint, so that a resumed run goes on with the coefficient it had."""
+
+_MOST_BETA_2_CHANGE = 0.2
+
+Logs = Mapping[str, float | None]
+"""One entry of the training log; `None` where nothing could be counted."""
+
+
+class AdaptiveBeta2(TrainerCallback):
+    """
+    Keeps turn 1's KL in Stage I near a target by moving beta_2; or just holds beta_2, without a target.
+
+    beta_2 <- max(first beta_2, beta_2 * (1 + clip(KL1 / target - 1, -0.2, 0.2))), once a rollout batch: the controller
+    of Ziegler et al. (arXiv 1909.08593) with a floor. SCoRe (section 5.1) suggests an adaptive beta_2 without a rule.
+
+    Args:
+        beta_2 (`float`):
+            First and least value.
+        target_kl (`float`, *optional*):
+            Turn 1's KL to keep to, in nats per sequence. `None`: beta_2 stays as it is.
+
+    Example:
+
+    ```python
+    >>> controller = AdaptiveBeta2(beta_2=0.1, target_kl=0.5)
+    >>> controller.observe(kl_sum=8.0, num_rollouts=10)
+    >>> controller.update()
+    >>> round(controller.beta_2, 3)
+    0.12
+
+    ```
+    """
+
+    def __init__(self, beta_2: float, target_kl: float | None = None) -> None:
+        self.beta_2 = beta_2
+        self.least_beta_2 = beta_2
+        self.target_kl = target_kl
+        self.kl_sum = 0.0
+        self.num_rollouts = 0.0
+
+    def observe(self, kl_sum: float, num_rollouts: float) -> None:
+        """
+        Takes note of turn 1's KL in some rollouts of all processes.
+
+        Args:
+            kl_sum (`float`):
+                Sum of the KL, in nats.
+            num_rollouts (`float`):
+                Over how many rollouts.
+        """
+        self.kl_sum += kl_sum
+        self.num_rollouts += num_rollouts
+
+    def update(self) -> None:
+        """Moves beta_2 by what was observed since the last update."""
+        if self.target_kl is not None and self.num_rollouts > 0:
+            excess = self.kl_sum / self.num_rollouts / self.target_kl - 1.0
+            change = min(max(excess, -_MOST_BETA_2_CHANGE), _MOST_BETA_2_CHANGE)
+            self.beta_2 = max(self.least_beta_2, self.beta_2 * (1.0 + change))
+        self.kl_sum = self.num_rollouts = 0.0
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Writes the coefficient into the checkpoint that was just saved."""
+        folder = Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero and folder.is_dir():
+            values = {"beta_2": self.beta_2, "kl_sum": self.kl_sum, "num_rollouts": self.num_rollouts}
+            (folder / BETA_2_FILE).write_text(json.dumps(values) + "\n")
+
+    def load(self, checkpoint: Path) -> None:
+        """
+        Reads the coefficient from a checkpoint; one without it (of another trainer) changes nothing.
+
+        Args:
+            checkpoint (`pathlib.Path`):
+                The checkpoint's folder.
+        """
+        path = checkpoint / BETA_2_FILE
+        if path.is_file():
+            values = json.loads(path.read_text())
+            self.beta_2, self.kl_sum = values["beta_2"], values["kl_sum"]
+            self.num_rollouts = values["num_rollouts"]
+
+
+class StageBoundary(TrainerCallback):
+    """
+    Says when Stage II begins, and saves and evaluates there if the run saves and evaluates at all.
+
+    Args:
+        args ([`SCoReConfig`]):
+            The configuration.
+    """
+
+    def __init__(self, args: "SCoReConfig") -> None:
+        self.args = args
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Asks for a checkpoint and an evaluation of the model as it leaves Stage I."""
+        if self.args.stage == "both" and state.global_step == self.args.num_stage_1_steps(state.max_steps):
+            logger.info("Stage II begins after step %d.", state.global_step)
+            control.should_save = control.should_save or str(args.save_strategy.value) != "no"
+            control.should_evaluate = control.should_evaluate or str(args.eval_strategy.value) != "no"
+        return control
+
+
+class CollapseDetector(TrainerCallback):
+    """
+    Watches the logs for one way to fail, warns when it lasts, and stops the run if asked to.
+
+    Subclasses say in `finding` what is wrong with a log entry. Read from training logs (not evaluation), because what
+    the policy does when it samples is what it learns from.
+
+    Args:
+        patience (`int`, *optional*, defaults to `5`):
+            Log entries in a row before it speaks.
+        stop (`bool`, *optional*, defaults to `False`):
+            Whether to end training then.
+
+    Example:
+
+    ```python
+    >>> detector = CopyDetector(patience=2)
+    >>> log = {"score/answers_changed": 0.0, "score/edit_distance_ratio": 0.0}
+    >>> detector.check(log), detector.check(log) is not None
+    (None, True)
+
+    ```
+    """
+
+    def __init__(self, patience: int = 5, stop: bool = False) -> None:
+        if patience < 1:
+            raise ValueError(f"`patience` must be at least 1 log entry, got {patience}.")
+        self.patience = patience
+        self.stop = stop
+        self.num_in_a_row = 0
+        self.messages: list[str] = []
+
+    def finding(self, logs: Logs) -> str | None:
+        """
+        Says what is wrong with a log entry.
+
+        Args:
+            logs (`Mapping`):
+                One entry of the training log.
+
+        Returns:
+            `str`, *optional*: the finding, or `None`.
+        """
+        raise NotImplementedError
+
+    def check(self, logs: Logs) -> str | None:
+        """
+        Looks at one log entry.
+
+        Args:
+            logs (`Mapping`):
+                One entry of the training log.
+
+        Returns:
+            `str`, *optional*: the finding, once it has lasted `patience` entries; said once for each time it sets in.
+        """
+        finding = self.finding(logs)
+        self.num_in_a_row = self.num_in_a_row + 1 if finding else 0
+        return finding if self.num_in_a_row == self.patience else None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> TrainerControl:
+        """Checks what was just logged in training."""
+        message = self.check(logs) if logs and "score/accuracy_t1" in logs else None
+        if message is not None:
+            self.messages.append(message)
+            ending = " Training stops." if self.stop else ""
+            logger.warning("Step %d, %s: %s%s", state.global_step, type(self).__name__, message, ending)
+            control.should_training_stop = control.should_training_stop or self.stop
+        return control
+
+
+class CopyDetector(CollapseDetector):
+    """
+    Turn 2 copies turn 1: the policy answers as well as it can at once and no longer corrects (SCoRe, figures 3 and 5).
+
+    Args:
+        least_changed (`float`, *optional*, defaults to `0.02`):
+            Share of answers changed below which, together with `least_edited`, turn 2 counts as a copy.
+        least_edited (`float`, *optional*, defaults to `0.02`):
+            Edit-distance ratio likewise.
+        patience (`int`, *optional*, defaults to `5`):
+            See [`CollapseDetector`].
+        stop (`bool`, *optional*, defaults to `False`):
+            See [`CollapseDetector`].
+    """
+
+    def __init__(
+        self, least_changed: float = 0.02, least_edited: float = 0.02, patience: int = 5, stop: bool = False
+    ) -> None:
+        super().__init__(patience, stop)
+        self.least_changed = least_changed
+        self.least_edited = least_edited
+
+    def finding(self, logs: Logs) -> str | None:
+        """Both the answers and the texts stay as they were."""
+        changed, edited = logs["score/answers_changed"], logs["score/edit_distance_ratio"]
+        if changed is None or edited is None or changed >= self.least_changed or edited >= self.least_edited:
+            return None
+        return (
+            f"turn 2 copies turn 1: {changed:.1%} of the answers change, edit-distance ratio {edited:.3f}. Train Stage "
+            "I longer, or raise `alpha`."
+        )
+
+
+class SandbaggingDetector(CollapseDetector):
+    """
+    Turn 1 gets worse while the bonus grows: the policy errs at first in order to correct itself afterwards.
+
+    Cannot pay under the paper's credit (turn discount 0), so where it shows, look at `turn_discount` and the rewards.
+
+    Args:
+        most_lost (`float`, *optional*, defaults to `0.1`):
+            How far turn 1's accuracy may fall below its best, while delta(t1,t2) rises above its value at that best.
+        patience (`int`, *optional*, defaults to `5`):
+            See [`CollapseDetector`].
+        stop (`bool`, *optional*, defaults to `False`):
+            See [`CollapseDetector`].
+    """
+
+    def __init__(self, most_lost: float = 0.1, patience: int = 5, stop: bool = False) -> None:
+        super().__init__(patience, stop)
+        self.most_lost = most_lost
+        self.best_accuracy_t1 = 0.0
+        self.delta_at_best = 0.0
+
+    def finding(self, logs: Logs) -> str | None:
+        """Turn 1 is far below its best, and delta is above what it was then."""
+        accuracy_t1, delta = logs["score/accuracy_t1"], logs["score/delta_t1_t2"]
+        if accuracy_t1 is None or delta is None:
+            return None
+        if accuracy_t1 >= self.best_accuracy_t1:
+            self.best_accuracy_t1, self.delta_at_best = accuracy_t1, delta
+        if self.best_accuracy_t1 - accuracy_t1 <= self.most_lost or delta <= self.delta_at_best:
+            return None
+        return (
+            f"turn 1 gets worse while the bonus grows: accuracy {accuracy_t1:.1%}, best {self.best_accuracy_t1:.1%}; "
+            f"delta(t1,t2) {delta:+.1%}, {self.delta_at_best:+.1%} then. Set `turn_discount=0`, or raise `beta_2`."
+        )
+
+
+class KLBudgetDetector(CollapseDetector):
+    """
+    A turn's KL to the reference is beyond its budget.
+
+    Args:
+        budget_t1 (`float`, *optional*, defaults to `5.0`):
+            Most nats per sequence of turn 1.
+        budget_t2 (`float`, *optional*, defaults to `50.0`):
+            Most nats per sequence of turn 2.
+        patience (`int`, *optional*, defaults to `5`):
+            See [`CollapseDetector`].
+        stop (`bool`, *optional*, defaults to `False`):
+            See [`CollapseDetector`].
+    """
+
+    def __init__(self, budget_t1: float = 5.0, budget_t2: float = 50.0, patience: int = 5, stop: bool = False) -> None:
+        super().__init__(patience, stop)
+        self.budgets = {"score/kl_t1": budget_t1, "score/kl_t2": budget_t2}
+
+    def finding(self, logs: Logs) -> str | None:
+        """One of the two KLs is above its budget."""
+        for key, budget in self.budgets.items():
+            kl = logs.get(key)  # not logged without a reference
+            if kl is not None and kl > budget:
+                return (
+                    f"{key} is {kl:.2f} nats per sequence, budget {budget:.2f}. Raise `beta_1` (`beta_2` for turn 1 in "
+                    "Stage I), or lower the learning rate."
+                )
+        return None
+
+
+class TruncationDetector(CollapseDetector):
+    """
+    A length budget cuts many turns off, so that their reward says nothing of what the policy would have written.
+
+    Args:
+        most_truncated (`float`, *optional*, defaults to `0.3`):
+            Share of a turn's completions that may be cut off.
+        patience (`int`, *optional*, defaults to `5`):
+            See [`CollapseDetector`].
+        stop (`bool`, *optional*, defaults to `False`):
+            See [`CollapseDetector`].
+    """
+
+    def __init__(self, most_truncated: float = 0.3, patience: int = 5, stop: bool = False) -> None:
+        super().__init__(patience, stop)
+        self.most_truncated = most_truncated
+
+    def finding(self, logs: Logs) -> str | None:
+        """One of the two turns is cut off too often."""
+        for turn in (1, 2):
+            truncated = logs[f"score/truncated_t{turn}"]
+            if truncated is not None and truncated > self.most_truncated:
+                return (
+                    f"{truncated:.1%} of turn {turn} is cut off by its budget. Raise `max_completion_length_t{turn}`, "
+                    "or ask for shorter answers."
+                )
+        return None
+
+
+def print_turns_table(rows: Sequence[Mapping[str, Any]], step: int, num_rows: int | None = None) -> None:
+    """
+    Prints rollouts with both turns side by side.
+
+    Args:
+        rows (`Sequence[Mapping]`):
+            One mapping per rollout: `prompt`, `completion_t1`, `completion_t2`, rewards, advantages.
+        step (`int`):
+            The step, for the title.
+        num_rows (`int`, *optional*):
+            How many rows to print; all by default.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    for row in rows[:num_rows]:
+        title = f"Step {step}: {_cell(row['prompt'])}"
+        table = Table("", "turn 1", "turn 2", title=escape(title), title_justify="left", show_lines=True)
+        for name in dict.fromkeys(column.removesuffix("_t1") for column in row if column.endswith("_t1")):
+            table.add_row(name, escape(_cell(row[f"{name}_t1"])), escape(_cell(row.get(f"{name}_t2"))))
+        Console().print(table)
+
+
+def _cell(value: Any) -> str:
+    """A number, a text, or the last message of a conversation, as a person reads it."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    if isinstance(value, list):
+        return str(value[-1].get("content") or "")
+    return str(value)
+
+
+class TurnProgress(TrainerCallback):
+    """
+    A progress bar with the stage and the running accuracy of both turns, in place of transformers' bar and its lines of
+    numbers: `trainer.remove_callback(ProgressCallback); trainer.add_callback(TurnProgress())`.
+    """
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Opens the bar."""
+        if state.is_world_process_zero:
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Moves the bar."""
+        if self.bar is not None:
+            self.bar.update(state.global_step - self.bar.n)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Shows both turns' accuracy in the rollouts since the last log."""
+        if self.bar is not None and logs and logs.get("score/accuracy_t1") is not None:
+            self.bar.set_description("Stage II" if logs["score/stage"] > 1 else "Stage I ")
+            self.bar.set_postfix_str(
+                f"turn 1 {logs['score/accuracy_t1']:.1%}, turn 2 {logs['score/accuracy_t2']:.1%} "
+                f"({logs['score/delta_t1_t2']:+.1%})"
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Closes the bar."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+def save_turns_table(
+    rows: Sequence[Mapping[str, Any]], output_dir: str, step: int, report_to: Sequence[str] | None
+) -> None:
+    """
+    Writes rollouts to `completions/completions_STEP.parquet`, and to wandb and trackio where those are on.
+
+    Args:
+        rows (`Sequence[Mapping]`):
+            One mapping per rollout.
+        output_dir (`str`):
+            The run's folder.
+        step (`int`):
+            The step.
+        report_to (`Sequence[str]`, *optional*):
+            The run's loggers.
+    """
+    import pandas as pd
+
+    frame = pd.DataFrame([{"step": step, **row} for row in rows])
+    folder = Path(output_dir) / "completions"
+    folder.mkdir(parents=True, exist_ok=True)
+    frame.to_parquet(folder / f"completions_{step:05d}.parquet")
+    if report_to and "wandb" in report_to:
+        import wandb
+
+        if wandb.run is not None:
+            wandb.log({"completions": wandb.Table(dataframe=frame)})
+    if report_to and "trackio" in report_to:
+        import trackio
+
+        trackio.log({"completions": trackio.Table(dataframe=frame)})

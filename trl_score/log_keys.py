@@ -1,0 +1,40 @@
+"""Every key that the trainers log, and one sentence on each. The trainers, the docs and the tests read this table.
+
+A key is logged as it stands here in training and with the prefix `eval_` in evaluation.
+"""
+
+SCORE_LOG_KEYS: dict[str, str] = {
+    "score/accuracy_t1": "Share of first turns that are right (first reward function above 0.5), of those scorable.",
+    "score/accuracy_t2": "Share of second turns that are right, of those scorable.",
+    "score/delta_t1_t2": "accuracy_t2 - accuracy_t1 over the rollouts in which both turns are scorable.",
+    "score/delta_i_to_c": "Share of all rollouts whose first turn is wrong and second turn right.",
+    "score/delta_c_to_i": "Share of all rollouts whose first turn is right and second turn wrong.",
+    "score/answers_changed": "Share of rollouts whose two final answers differ (last boxed answer, or the whole text).",
+    "score/edit_distance_ratio": "Mean Levenshtein distance between the turns over the sum of their lengths.",
+    "score/reward_t1": "Mean weighted reward of turn 1, of those scorable.",
+    "score/reward_t2": "Mean weighted reward of turn 2, of those scorable.",
+    "score/shaped_reward_t2": "Mean reward of turn 2 after shaping: r2 in Stage I, r2 + alpha (r2 - r1) in Stage II.",
+    "score/unscorable": "Number of turns, of both kinds, that no reward function could score.",
+    "score/advantage_abs_t1": "Mean absolute advantage of turn 1, as trained on.",
+    "score/advantage_abs_t2": "Mean absolute advantage of turn 2, as trained on.",
+    "score/kl_t1": "KL of turn 1 to the reference, k1 estimate, in nats per sequence.",
+    "score/kl_t2": "KL of turn 2 to the reference, k1 estimate, in nats per sequence.",
+    "score/kl_per_token_t1": "KL of turn 1 to the reference, in nats per token.",
+    "score/kl_per_token_t2": "KL of turn 2 to the reference, in nats per token.",
+    "score/entropy_t1": "Mean entropy of the policy on turn 1's tokens, in nats per token.",
+    "score/entropy_t2": "Mean entropy of the policy on turn 2's tokens, in nats per token.",
+    "score/length_t1": "Mean tokens of turn 1.",
+    "score/length_t2": "Mean tokens of turn 2.",
+    "score/truncated_t1": "Share of first turns that their length budget cut off.",
+    "score/truncated_t2": "Share of second turns that their length budget cut off.",
+    "score/clip_ratio_t1": "Share of turn 1's tokens whose gradient the clip bound holds back.",
+    "score/clip_ratio_t2": "Share of turn 2's tokens whose gradient the clip bound holds back.",
+    "score/offline_turn_1": "Share of rollouts whose first turn came from the dataset.",
+    "score/stage": "1 or 2: the stage in which the rollouts were paid.",
+    "score/beta_2": "KL coefficient of turn 1 in Stage I, as it stands (it moves only with `beta_2_target_kl`).",
+    "score/seconds_generation_t1": "Seconds spent generating turn 1, per rollout batch.",
+    "score/seconds_generation_t2": "Seconds spent generating turn 2, per rollout batch.",
+    "score/seconds_rewards": "Seconds the trainer waited for rewards, per rollout batch.",
+    "score/seconds_log_probs": "Seconds spent on the log-probabilities of policy and reference, per rollout batch.",
+    "score/seconds_update": "Seconds spent on forward, backward and optimizer, per micro-batch.",
+}

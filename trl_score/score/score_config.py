@@ -1,0 +1,341 @@
+"""SCoReConfig: TRL's GRPOConfig plus what SCoRe needs, the paper's defaults beside each field."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import GRPOConfig
+
+from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
+
+_STAGES = ("1", "2", "both")
+_BASELINES = ("leave_one_out", "group_mean", "none")
+_KL_ESTIMATORS = ("k1", "k2", "k3")
+_LOSS_TYPES = ("rloo", "dapo", "dr_grpo")
+
+# Options of GRPOConfig that SCoRe cannot honour: field, the value that leaves it off, the reason.
+_REFUSED: tuple[tuple[str, Any, str], ...] = (
+    (
+        "scale_rewards",
+        "none",
+        "dividing advantages by a standard deviation cancels alpha, which scales turn 2's return",
+    ),
+    (
+        "multi_objective_aggregation",
+        "sum_then_normalize",
+        "per-reward normalisation divides by standard deviations and so cancels alpha",
+    ),
+    ("sync_ref_model", False, "SCoRe's reference is one frozen model through both stages"),
+    ("use_vllm", False, "two-turn rollouts through vLLM are not built yet; generation runs through transformers"),
+    ("delta", None, "two-sided clipping is not defined for per-turn advantages here"),
+    ("top_entropy_quantile", 1.0, "leaving low-entropy tokens out would break each turn's token sum"),
+    ("entropy_coef", 0.0, "SCoRe's objective has no entropy bonus"),
+    ("use_adaptive_entropy", False, "SCoRe's objective has no entropy bonus"),
+    ("off_policy_mask_threshold", None, "it masks whole sequences by one KL for both turns together"),
+)
+
+
+@dataclass
+class SCoReConfig(GRPOConfig):
+    r"""
+    Configuration class for the [`SCoReTrainer`].
+
+    This class includes only the parameters that are specific to SCoRe (arXiv 2409.12917), and the inherited ones with
+    another default. For all others, refer to the [`~trl.GRPOConfig`] documentation. `max_completion_length` is the
+    budget of *each* turn here.
+
+    Parameters:
+        > Parameters that control the stages
+
+        stage (`str`, *optional*, defaults to `"both"`):
+            `"1"` trains turn 2 while a strict KL penalty holds turn 1 (equation 3), `"2"` trains both turns with the
+            shaped reward (equation 4), `"both"` does one after the other in one run.
+        stage_1_steps (`float`, *optional*, defaults to `0.5`):
+            With `stage="both"`: optimizer steps of Stage I, or, below 1, their share of all steps. The paper does not
+            publish its split.
+
+        > Parameters that control the reward of a turn
+
+        alpha (`float`, *optional*, defaults to `10.0`):
+            Weight of the bonus alpha (r2 - r1) on turn 2 in Stage II. Paper: 10.
+        turn_discount (`float`, *optional*, defaults to `0.0`):
+            Share of turn 2's return that turn 1 is paid too. Paper: 0; it reports that 0.8 collapses.
+        baseline (`str`, *optional*, defaults to `"leave_one_out"`):
+            What is subtracted from a return, per prompt and per turn: `"leave_one_out"` (RLOO, as the paper),
+            `"group_mean"` or `"none"`.
+
+        > Parameters that control the KL penalty
+
+        beta_1 (`float`, *optional*, defaults to `0.01`):
+            Default KL coefficient: turn 2 in Stage I, both turns in Stage II. Paper: 0.01.
+        beta_2 (`float`, *optional*, defaults to `0.1`):
+            Strict KL coefficient of turn 1 in Stage I. Paper: 0.1 for MATH, 0.25 for code.
+        beta_2_target_kl (`float`, *optional*):
+            If set, beta_2 adapts during Stage I so that turn 1's KL stays near this many nats per sequence: it grows
+            or shrinks by at most 20% a rollout batch, and never falls below `beta_2`. The paper suggests an adaptive
+            beta_2 without giving a rule; this one is the controller of Ziegler et al. (arXiv 1909.08593).
+        kl_estimator (`str`, *optional*, defaults to `"k1"`):
+            `"k1"`: in the reward, per sequence, as the paper's base algorithm. `"k2"`: in the loss, per token, which
+            saves the policy's extra forward and has less variance. `"k3"`: in the loss, for comparison only: its
+            gradient is the forward KL's.
+        ref_model_name_or_path (`str`, *optional*):
+            Where the frozen reference is loaded from. By default the model that training starts from; name the base
+            model when Stage II starts from a Stage-I checkpoint. With PEFT: `"base"` for the model without its adapter,
+            even if training starts from a trained one.
+
+        > Parameters that control the two turns
+
+        correction_prompt (`str` or `list[dict]`, *optional*):
+            What the model is asked between its turns: a user message's text, or messages.
+        max_completion_length_t1 (`int`, *optional*):
+            Most tokens of turn 1. Defaults to `max_completion_length`.
+        max_completion_length_t2 (`int`, *optional*):
+            Most tokens of turn 2. Defaults to `max_completion_length`.
+        offline_turn_1_column (`str`, *optional*):
+            Dataset column with first turns made beforehand (a text, or a list of texts to draw from), used as prompts
+            of turn 2: the paper's offline prompts. Their tokens are not learned from.
+        offline_turn_1_share (`float`, *optional*, defaults to `0.5`):
+            Share of the prompts whose rollouts use that column. The paper does not give its own.
+
+        > Parameters that control evaluation
+
+        eval_do_sample (`bool`, *optional*, defaults to `False`):
+            Whether evaluation samples at the training temperature. The paper decodes greedily.
+
+        > Inherited parameters with another default
+
+        learning_rate (`float`, *optional*, defaults to `5e-6`):
+            Paper: 5e-6 for MATH, 1e-5 for code.
+        warmup_steps (`float`, *optional*, defaults to `0.03`):
+            Steps, or below 1 the share of steps, in which the learning rate rises. Not given in the paper.
+        loss_type (`str`, *optional*, defaults to `"rloo"`):
+            `"rloo"`: token sum per rollout, as the paper's expectation over rollouts. `"dapo"`: token mean.
+            `"dr_grpo"`: divided by the constant length budget.
+        scale_rewards (`str`, *optional*, defaults to `"none"`):
+            Only `"none"`: a standard deviation would cancel alpha.
+        use_bias_correction_kl (`bool`, *optional*, defaults to `False`):
+            Not used: k1 needs no correction, k2's on-policy gradient is the reverse KL's already.
+        beta (`float`, *optional*, defaults to `0.0`):
+            Set from `beta_1` and `beta_2`; TRL loads a reference where it is not 0.
+    """
+
+    learning_rate: float = field(
+        default=5e-6, metadata={"help": "The initial learning rate for AdamW. Paper: 5e-6 for MATH, 1e-5 for code."}
+    )
+    warmup_steps: float = field(
+        default=0.03, metadata={"help": "Warm-up steps, or below 1 their share of all steps. Not given in the paper."}
+    )
+    loss_type: str = field(
+        default="rloo",
+        metadata={
+            "help": "How token losses are added up: 'rloo' (token sum per rollout, as in the paper), 'dapo' (token "
+            "mean), 'dr_grpo' (divided by the constant length budget)."
+        },
+    )
+    scale_rewards: str = field(
+        default="none", metadata={"help": "Only 'none': dividing by a standard deviation would cancel alpha."}
+    )
+    use_bias_correction_kl: bool = field(
+        default=False, metadata={"help": "Not used: k1 needs no correction, and k2's on-policy gradient is right."}
+    )
+
+    # Parameters that control the stages
+    stage: str = field(
+        default="both",
+        metadata={
+            "help": "'1' trains turn 2 while a strict KL penalty holds turn 1 (equation 3), '2' trains both turns with "
+            "the shaped reward (equation 4), 'both' does one after the other.",
+            "choices": list(_STAGES),
+        },
+    )
+    stage_1_steps: float = field(
+        default=0.5,
+        metadata={
+            "help": "With stage='both': optimizer steps of Stage I, or, below 1, their share of all steps. The paper "
+            "does not publish its split."
+        },
+    )
+
+    # Parameters that control the reward of a turn
+    alpha: float = field(
+        default=10.0, metadata={"help": "Weight of the bonus alpha (r2 - r1) on turn 2 in Stage II. Paper: 10."}
+    )
+    turn_discount: float = field(
+        default=0.0,
+        metadata={"help": "Share of turn 2's return that turn 1 is paid too. Paper: 0; it reports that 0.8 collapses."},
+    )
+    baseline: str = field(
+        default="leave_one_out",
+        metadata={
+            "help": "What is subtracted from a return, per prompt and per turn: 'leave_one_out' (RLOO, as the paper), "
+            "'group_mean' or 'none'.",
+            "choices": list(_BASELINES),
+        },
+    )
+
+    # Parameters that control the KL penalty
+    beta_1: float = field(
+        default=0.01,
+        metadata={
+            "help": "Default KL coefficient: turn 2 in Stage I, both turns in Stage II. Paper: 0.01. With beta_2 0 as "
+            "well, no reference is kept."
+        },
+    )
+    beta_2: float = field(
+        default=0.1,
+        metadata={"help": "Strict KL coefficient of turn 1 in Stage I. Paper: 0.1 for MATH, 0.25 for code."},
+    )
+    beta_2_target_kl: float | None = field(
+        default=None,
+        metadata={
+            "help": "If set, beta_2 adapts during Stage I so that turn 1's KL stays near this many nats per sequence, "
+            "never below `beta_2`. The paper suggests an adaptive beta_2 without giving a rule."
+        },
+    )
+    kl_estimator: str = field(
+        default="k1",
+        metadata={
+            "help": "'k1': in the reward, per sequence, as the paper's base algorithm. 'k2': in the loss, per token; "
+            "no extra forward. 'k3': in the loss, for comparison only: its gradient is the forward KL's.",
+            "choices": list(_KL_ESTIMATORS),
+        },
+    )
+    ref_model_name_or_path: str | None = field(
+        default=None,
+        metadata={
+            "help": "Where the frozen reference is loaded from. By default the model that training starts from; name "
+            "the base model when Stage II starts from a Stage-I checkpoint. With PEFT: 'base' for the model without "
+            "its adapter."
+        },
+    )
+
+    # Parameters that control the two turns
+    # A list of messages too, but transformers' argument parser knows no such union.
+    correction_prompt: str = field(
+        default=DEFAULT_CORRECTION_PROMPT,
+        metadata={
+            "help": "What the model is asked between its turns: a user message's text, or messages (a list in YAML, "
+            "JSON on the command line)."
+        },
+    )
+    max_completion_length_t1: int | None = field(
+        default=None, metadata={"help": "Most tokens of turn 1. Defaults to `max_completion_length`."}
+    )
+    max_completion_length_t2: int | None = field(
+        default=None, metadata={"help": "Most tokens of turn 2. Defaults to `max_completion_length`."}
+    )
+    offline_turn_1_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Dataset column with first turns made beforehand (a text, or a list of texts), used as prompts of "
+            "turn 2: the paper's offline prompts. Their tokens are not learned from."
+        },
+    )
+    offline_turn_1_share: float = field(
+        default=0.5,
+        metadata={"help": "Share of the prompts whose rollouts use `offline_turn_1_column`. Not given in the paper."},
+    )
+
+    # Parameters that control evaluation
+    eval_do_sample: bool = field(
+        default=False,
+        metadata={"help": "Whether evaluation samples at the training temperature. The paper decodes greedily."},
+    )
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not _has_accelerator(self.use_cpu):
+            self.bf16 = False  # TRL turns bf16 on by default; on a CPU it is slower than fp32 and less exact
+        if self.num_generations_eval is None and not self.eval_do_sample:
+            self.num_generations_eval = 1  # greedy copies of a prompt are all alike
+        self._check_choices()
+        self._check_numbers()
+        self._check_group()
+        if isinstance(self.correction_prompt, str) and self.correction_prompt.lstrip().startswith("[{"):
+            self.correction_prompt = json.loads(self.correction_prompt)
+        as_correction_messages(self.correction_prompt)
+        # TRL loads a reference, or keeps the adapter's way back to one, where `beta` is not 0.
+        needed_beta = max(self.beta_1, self.beta_2)
+        if self.beta not in (0.0, needed_beta):
+            raise ValueError(
+                f"`beta` is one coefficient for a whole completion, got {self.beta}; SCoRe has one for each turn and "
+                "stage. Set `beta_1` (default) and `beta_2` (turn 1 in Stage I) instead."
+            )
+        self.beta = needed_beta
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        self._check_refused()
+
+    @property
+    def turn_budgets(self) -> tuple[int, int]:
+        """`tuple[int, int]`: The most tokens of turn 1 and of turn 2."""
+        default = self.max_completion_length or 0
+        return self.max_completion_length_t1 or default, self.max_completion_length_t2 or default
+
+    def num_stage_1_steps(self, max_steps: int) -> int:
+        """
+        Says after how many optimizer steps Stage II begins.
+
+        Args:
+            max_steps (`int`):
+                Optimizer steps of the whole run.
+
+        Returns:
+            `int`: `max_steps` if the run is Stage I only, 0 if it is Stage II only.
+        """
+        if self.stage == "1":
+            return max_steps
+        if self.stage == "2":
+            return 0
+        return round(self.stage_1_steps * max_steps) if self.stage_1_steps < 1 else int(self.stage_1_steps)
+
+    def _check_choices(self) -> None:
+        self.stage = str(self.stage)  # YAML reads a bare 1 as a number
+        for name, choices in (
+            ("stage", _STAGES),
+            ("baseline", _BASELINES),
+            ("kl_estimator", _KL_ESTIMATORS),
+            ("loss_type", _LOSS_TYPES),
+        ):
+            value = self.__dict__[name]
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+
+    def _check_numbers(self) -> None:
+        for name in ("alpha", "beta_1", "beta_2", "stage_1_steps"):
+            if self.__dict__[name] < 0:
+                raise ValueError(f"`{name}` must not be negative, got {self.__dict__[name]}.")
+        for name in ("turn_discount", "offline_turn_1_share"):
+            if not 0 <= self.__dict__[name] <= 1:
+                raise ValueError(f"`{name}` must lie between 0 and 1, got {self.__dict__[name]}.")
+        for name in ("max_completion_length", "max_completion_length_t1", "max_completion_length_t2"):
+            value = self.__dict__[name]
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1 token, got {value}.")
+        if min(self.turn_budgets) < 1:
+            raise ValueError(
+                "Each turn needs a length budget, got `max_completion_length=None` without `max_completion_length_t1` "
+                "and `max_completion_length_t2`. Set one of the two ways."
+            )
+        if self.beta_2_target_kl is not None and (self.beta_2_target_kl <= 0 or self.beta_2 == 0):
+            raise ValueError(
+                f"`beta_2_target_kl` must be positive and needs a `beta_2` above 0 to start from, got "
+                f"beta_2_target_kl={self.beta_2_target_kl} and beta_2={self.beta_2}."
+            )
+
+    def _check_group(self) -> None:
+        if self.baseline != "none" and (self.num_generations or 0) < 2:
+            raise ValueError(
+                f"The {self.baseline!r} baseline compares the rollouts of one prompt, so `num_generations` must be at "
+                f"least 2, got {self.num_generations}. Raise it."
+            )
+
+    def _check_refused(self) -> None:
+        for name, off, reason in _REFUSED:
+            if self.__dict__[name] != off:
+                raise ValueError(
+                    f"`{name}={self.__dict__[name]!r}` is not supported by SCoRe: {reason}. Leave it at {off!r}."
+                )
+
+
+def _has_accelerator(use_cpu: bool) -> bool:
+    return not use_cpu and torch.accelerator.is_available()

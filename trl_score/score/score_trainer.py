@@ -1,0 +1,714 @@
+"""SCoReTrainer: the wiring of the two-turn rollout, the turn-wise rewards, the stages and the logs. No formula here."""
+
+import json
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from accelerate.utils import gather, gather_object, is_peft_model
+from torch import nn
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from trl_score import trl_compat
+from trl_score.callbacks import AdaptiveBeta2, StageBoundary, print_turns_table, save_turns_table
+from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
+from trl_score.score import preflight
+from trl_score.score.advantages import group_advantages, spread_over_turns
+from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
+from trl_score.score.prompts import Correction, is_conversational_prompt, tokenize_prompts
+from trl_score.score.rollout import roll_out_two_turns
+from trl_score.score.score_config import SCoReConfig
+from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
+from trl_score.score.turn_metrics import (
+    ROLLOUT_COLUMNS,
+    MetricWindow,
+    correctness,
+    rollout_columns,
+    self_correction_columns,
+    weighted_rewards,
+)
+from trl_score.score.turn_rewards import AsyncTurnReward, TurnContext, TurnReward
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+    from peft import PeftConfig, PeftModel
+    from transformers import BitsAndBytesConfig, PreTrainedModel, TrainerCallback
+
+logger = logging.getLogger(__name__)
+
+
+class SCoReTrainer(trl_compat.GRPOSeams):
+    r"""
+    Trains a language model to correct itself: SCoRe, from [Training Language Models to Self-Correct via Reinforcement
+    Learning](https://huggingface.co/papers/2409.12917).
+
+    The model answers, is asked to look again, and answers again. Stage I (equation 3) trains turn 2 while a strict KL
+    penalty holds turn 1; Stage II (equation 4) trains both turns, turn 2 with the bonus alpha (r2 - r1). Each turn's
+    tokens see that turn's return only.
+
+    A subclass of [`~trl.GRPOTrainer`]. Inherited unchanged: models and PEFT, the reference model, the data loader,
+    ZeRO and FSDP, several reward functions and their weights, checkpoints, the Hub. Changed: the rollout has two turns,
+    rewards are called once for each turn, advantages have one value per token, and the loss is that of `losses.py`.
+
+    Deviations from the paper, and choices where it is silent (docs/paper_fidelity.md has the reasons):
+
+    1. Groups of `num_generations` rollouts per prompt, with a leave-one-out baseline for each turn. The paper says RLOO
+       and not the group's size.
+    2. The KL is the k1 estimate, summed over a turn's tokens, in the turn's return. The estimator is not given.
+    3. In Stage I the default penalty beta_1 acts on turn 2 only; turn 1 has the strict beta_2.
+    4. The reference is the model that training starts from, the same through both stages.
+    5. Ratios are clipped as in PPO where a batch is used more than once (`num_iterations`); by default it never is.
+    6. The split of steps between the stages, the schedule's warm-up and the group size are defaults of ours.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy, as in [`~trl.GRPOTrainer`].
+        reward_funcs (`RewardFunc` or `list[RewardFunc]`):
+            Reward functions as for [`~trl.GRPOTrainer`]. Each is called for turn 1 and for turn 2, and sees that turn
+            as an ordinary completion of the prompt. One that names an argument `turn` or `completions_t1` gets it. The
+            first one decides whether a turn counts as right in the logs (above 0.5).
+        args ([`SCoReConfig`], *optional*):
+            Configuration.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            Rows with a `prompt`, and what the reward functions need.
+        eval_dataset (*optional*):
+            The same, or a dict of such.
+        processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
+            The tokenizer; by default loaded from where the model comes from.
+        reward_processing_classes (*optional*):
+            Tokenizers of reward models.
+        callbacks (`list[~transformers.TrainerCallback]`, *optional*):
+            Callbacks, such as the collapse detectors of `trl_score.callbacks`.
+        optimizers (`tuple`, *optional*, defaults to `(None, None)`):
+            Optimizer and scheduler.
+        quantization_config ([`~transformers.BitsAndBytesConfig`], *optional*):
+            Quantization of the model that is loaded.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            Adapter to train.
+
+    Raises:
+        `ValueError`: If something can be seen to be wrong before training: the dataset's columns or size, the chat
+            template, budgets beyond the model's context, options that SCoRe cannot honour.
+
+    Example:
+
+    ```python
+    from trl_score import SCoReConfig, SCoReTrainer
+
+    trainer = SCoReTrainer(
+        model="Qwen/Qwen2.5-1.5B-Instruct",
+        reward_funcs=accuracy_reward,
+        args=SCoReConfig(output_dir="out", stage="both"),
+        train_dataset=dataset,  # columns: prompt, solution
+    )
+    trainer.train()
+    ```
+    """
+
+    args: SCoReConfig
+
+    def __init__(
+        self,
+        model: "str | PreTrainedModel | PeftModel",
+        reward_funcs: Any = None,
+        args: SCoReConfig | None = None,
+        train_dataset: "Dataset | IterableDataset | None" = None,
+        eval_dataset: Any = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        reward_processing_classes: Any = None,
+        callbacks: "list[TrainerCallback] | None" = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        quantization_config: "BitsAndBytesConfig | None" = None,
+        peft_config: "PeftConfig | None" = None,
+        tools: None = None,
+        rollout_func: None = None,
+        environment_factory: None = None,
+    ) -> None:
+        _refuse_other_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
+        if args is None:
+            name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
+            args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
+        if train_dataset is None:
+            raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
+        processing_class = _load_tokenizer(model, args) if processing_class is None else processing_class
+        self._correction = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
+        self._turn_context = TurnContext()
+        reference = _copied_reference(model, args, peft_config)
+        with _without_trl_reference(args, reference is not None):
+            super().__init__(
+                model=model,
+                reward_funcs=_wrap_reward_functions(reward_funcs, self._turn_context),
+                args=args,
+                train_dataset=train_dataset,
+                eval_dataset=eval_dataset,
+                processing_class=processing_class,
+                reward_processing_classes=reward_processing_classes,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
+        self.beta = args.beta
+        if reference is not None:
+            self.use_reference(reference)
+        elif args.ref_model_name_or_path == "base" and "ref" in self._peft_model().peft_config:
+            self._peft_model().delete_adapter("ref")
+        # The end-of-turn token of the template ends a turn, whether or not the model's own settings say so.
+        closing = self._correction.closing_ids[-1:]
+        self.eos_token_ids = [*self.eos_token_ids, *(token for token in closing if token not in self.eos_token_ids)]
+        # TRL would look at the end of the whole completion only; here each turn is looked at on its own.
+        self._mask_truncated_turns, self.mask_truncated_completions = self.mask_truncated_completions, False
+
+        self._windows = {"train": MetricWindow(), "eval": MetricWindow()}
+        self._table_rows: deque[dict[str, Any]] = deque(maxlen=args.generation_batch_size)
+        self._turn_1_scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score-turn-1")
+        self._prompts: list[Prompt] = []
+        self._rollouts: list[Rollout] = []
+        self._completions: tuple[list[Completion], list[Completion]] = ([], [])
+        self._rewards_per_func: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
+        self._gathered_columns = torch.empty(0, len(ROLLOUT_COLUMNS))
+        self.adaptive_beta_2 = AdaptiveBeta2(args.beta_2, args.beta_2_target_kl)
+        self.add_callback(self.adaptive_beta_2)
+        self.add_callback(StageBoundary(args))
+
+    # Before training
+
+    @staticmethod
+    def _check_before_loading(
+        model: "str | PreTrainedModel | PeftModel",
+        args: SCoReConfig,
+        train_dataset: "Dataset | IterableDataset",
+        eval_dataset: Any,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Correction:
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise TypeError(
+                f"`processing_class` must be a tokenizer, got {type(tokenizer).__name__}: SCoReTrainer trains on text "
+                "only. Pass the processor's `tokenizer`."
+            )
+        preflight.check_dataset(train_dataset, args)
+        eval_sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+        for name, dataset in eval_sets.items():
+            if dataset is not None:
+                preflight.check_dataset(dataset, args, name)
+        prompts = preflight.first_prompts(train_dataset)
+        correction = preflight.read_correction(preflight.is_chat_dataset(prompts), args, tokenizer)
+        config = _model_config(model, args)
+        preflight.check_context(prompts, correction, args, tokenizer, config)
+        preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
+        return correction
+
+    @property
+    def stage(self) -> Stage:
+        """`int`: The stage, 1 or 2, in which rollouts made now are paid."""
+        if self.args.stage != "both":
+            return 1 if self.args.stage == "1" else 2
+        before_training = self.state.max_steps <= 0
+        return 1 if before_training or self.state.global_step < self.num_stage_1_steps else 2
+
+    @property
+    def num_stage_1_steps(self) -> int:
+        """`int`: Optimizer steps after which Stage II begins."""
+        return self.args.num_stage_1_steps(self.state.max_steps)
+
+    @property
+    def kl_coefficients(self) -> tuple[float, float]:
+        """`tuple[float, float]`: KL coefficients of turn 1 and turn 2 as they stand."""
+        return kl_coefficients(stage=self.stage, beta_1=self.args.beta_1, beta_2=self.adaptive_beta_2.beta_2)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """
+        Trains, as [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint's folder, or `True` for the last one in `output_dir`.
+
+        Returns:
+            `TrainOutput`: what [`~transformers.Trainer.train`] returns.
+        """
+        checkpoint = resume_from_checkpoint
+        if checkpoint is True:
+            checkpoint = get_last_checkpoint(cast(str, self.args.output_dir))
+        if isinstance(checkpoint, str):
+            self.adaptive_beta_2.load(Path(checkpoint))
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    # Rollout
+
+    def roll_out(self, prompts: list[Prompt], inputs: list[dict[str, Any]]) -> list[Rollout]:
+        """
+        Makes one two-turn rollout per prompt, and starts to score turn 1 while turn 2 is generated.
+
+        Args:
+            prompts (`list`):
+                B prompts.
+            inputs (`list[dict]`):
+                The dataset rows that they come from.
+
+        Returns:
+            `list[Rollout]`: one per prompt.
+        """
+        is_chat = is_conversational_prompt(prompts[0])
+        prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs)
+        self._check_lengths(prompt_ids)
+        completions_t1: list[Completion] = []
+
+        def score_turn_1_ahead(turns: list[GeneratedTurn]) -> None:
+            completions_t1.extend(self.decode_turns(turns, prompt_ids, is_chat))
+            self._start_scoring_turn_1(inputs, prompts, completions_t1, turns)
+
+        do_sample = self.mode == "train" or self.args.eval_do_sample
+        with self.generation_engine(do_sample=do_sample) as engine:
+            timed = roll_out_two_turns(
+                prompt_ids,
+                self._correction,
+                engine,
+                self.args.turn_budgets,
+                offline_turns_1=self._offline_turns_1(inputs),
+                on_turn_1=score_turn_1_ahead,
+            )
+        window = self._windows[self.mode]
+        window.add("score/seconds_generation_t1", timed.seconds_t1)
+        window.add("score/seconds_generation_t2", timed.seconds_t2)
+        before_turn_2 = [
+            [*rollout.prompt_ids, *rollout.turn_1.token_ids, *rollout.correction_ids] for rollout in timed.rollouts
+        ]
+        completions_t2 = self.decode_turns([rollout.turn_2 for rollout in timed.rollouts], before_turn_2, is_chat)
+        self._prompts, self._rollouts = prompts, timed.rollouts
+        self._completions = (completions_t1, completions_t2)
+        return timed.rollouts
+
+    def _check_lengths(self, prompt_ids: list[list[int]]) -> None:
+        """The start-up check looked at the longest prompts by characters; this one sees every prompt."""
+        context = preflight.context_length(self.accelerator.unwrap_model(self.model).config)
+        room = sum(self.args.turn_budgets) + len(self._correction)
+        longest = max(map(len, prompt_ids))
+        if context is not None and longest + room > context:
+            raise ValueError(
+                f"A prompt of {longest} tokens leaves no room for both turns and the correction prompt ({room} tokens) "
+                f"in the model's context of {context}. Filter long prompts out, or lower `max_completion_length`."
+            )
+
+    def _offline_turns_1(self, inputs: list[dict[str, Any]]) -> list[list[int] | None] | None:
+        """Ids of first turns from the dataset, for the share of prompts that use them; the same draw on every rank."""
+        column = self.args.offline_turn_1_column
+        if column is None or self.mode == "eval":
+            return None
+        first_row = self.accelerator.process_index * len(inputs)
+        turns: list[list[int] | None] = []
+        for index, row in enumerate(inputs):
+            group = (first_row + index) // self.num_generations
+            draw = random.Random(f"{self.args.seed}-{self.state.global_step}-{group}").random()
+            if draw >= self.args.offline_turn_1_share:
+                turns.append(None)
+                continue
+            texts = [row[column]] if isinstance(row[column], str) else list(row[column])
+            text = random.Random(f"{self.args.seed}-{self.state.global_step}-{first_row + index}").choice(texts)
+            turns.append(self.tokenizer.encode(text, add_special_tokens=False))
+        return turns
+
+    # Rewards
+
+    def _start_scoring_turn_1(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Prompt],
+        completions: list[Completion],
+        turns: list[GeneratedTurn],
+    ) -> None:
+        columns = [key for key in inputs[0] if key not in ("prompt", "completion", "completion_ids")]
+        kwargs = {
+            "prompts": prompts,
+            "completions": completions,
+            "completion_ids": [turn.token_ids for turn in turns],
+            "trainer_state": self.state,
+            **{column: [row[column] for row in inputs] for column in columns},
+            **self.reward_log_functions,
+        }
+        for reward_func in self.reward_funcs:
+            if isinstance(reward_func, TurnReward):
+                reward_func.start(self._turn_1_scorer, **kwargs)
+            elif isinstance(reward_func, AsyncTurnReward):
+                reward_func.start(self.async_loop, **kwargs)
+
+    def score_rollouts(
+        self, inputs: list[dict[str, Any]], prompts: list[Prompt], score: trl_compat.ScoreCompletions
+    ) -> torch.Tensor:
+        """
+        Scores turn 1, then turn 2, each as an ordinary completion of the prompt.
+
+        Args:
+            inputs (`list[dict]`):
+                Dataset rows.
+            prompts (`list`):
+                B prompts.
+            score (`Callable`):
+                TRL's scoring of a batch of completions.
+
+        Returns:
+            `torch.Tensor` of shape `(N, functions)`: turn 2's rewards, which TRL's own keys are made from.
+        """
+        start = time.perf_counter()
+        self._turn_context.completions_t1 = self._completions[0]
+        rewards = []
+        for turn, completions in enumerate(self._completions, start=1):
+            self._turn_context.turn = turn
+            turns = [rollout.turn_1 if turn == 1 else rollout.turn_2 for rollout in self._rollouts]
+            rewards.append(score(completions, [generated.token_ids for generated in turns]))
+        self._rewards_per_func = (rewards[0], rewards[1])
+        self._windows[self.mode].add("score/seconds_rewards", time.perf_counter() - start)
+        return rewards[1]
+
+    # From rewards to a batch
+
+    def finish_batch(self, batch: trl_compat.Batch) -> trl_compat.Batch:
+        """
+        Replaces TRL's advantages, one per rollout, by one per token, and logs what is trained on.
+
+        Args:
+            batch (`dict`):
+                TRL's batch of B rollouts.
+
+        Returns:
+            `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)` and, where the KL is in the loss,
+                `kl_coefficients` `(B, T)`.
+        """
+        device = batch["completion_ids"].device
+        if self.mode == "train" and self.stage == 1:
+            self.adaptive_beta_2.update()
+        self._gathered_columns = gather(rollout_columns(self._rollouts, *self._completions).to(device))
+        batch["turn_of_token"] = turn_of_token = self._turn_of_token(batch["completion_ids"].size(1)).to(device)
+        weights = self.reward_weights.to(device)
+        rewards_t1, rewards_t2 = (weighted_rewards(rewards, weights) for rewards in self._rewards_per_func)
+        penalties_t1, penalties_t2 = self._kl_penalties(batch, turn_of_token)
+        returns = turn_returns(
+            rewards_t1,
+            rewards_t2,
+            penalties_t1,
+            penalties_t2,
+            stage=self.stage,
+            alpha=self.args.alpha,
+            turn_discount=self.args.turn_discount,
+        )
+        advantages_t1, advantages_t2 = self._advantages(returns)
+        local = slice(self._first_row, self._first_row + len(self._rollouts))
+        batch["advantages"] = spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
+        batch["num_items_in_batch"] = self.accelerator.gather((turn_of_token > 0).sum()).sum()
+        if self.args.kl_estimator != "k1" and self.beta != 0.0:
+            coefficients = torch.tensor(self.kl_coefficients, device=device).expand(len(self._rollouts), 2)
+            batch["kl_coefficients"] = spread_over_turns(coefficients[:, 0], coefficients[:, 1], turn_of_token)
+        self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
+        if self.args.log_completions:
+            self._log_table(batch, advantages_t1, advantages_t2)
+        return batch
+
+    @property
+    def _first_row(self) -> int:
+        return self.accelerator.process_index * len(self._rollouts)
+
+    def _turn_of_token(self, width: int) -> torch.Tensor:
+        rows = torch.zeros(len(self._rollouts), width, dtype=torch.long)
+        for row, rollout in zip(rows, self._rollouts, strict=True):
+            turns = torch.tensor(rollout.turn_of_token)
+            for turn, generated in ((1, rollout.turn_1), (2, rollout.turn_2)):
+                if self._mask_truncated_turns and generated.truncated:
+                    turns[turns == turn] = 0
+            row[: len(turns)] = turns
+        return rows
+
+    def _kl_penalties(self, batch: trl_compat.Batch, turn_of_token: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficient times KL of each turn, over all processes, `(N,)` each; 0 where the KL is in the loss."""
+        if self.args.kl_estimator != "k1" or self.beta == 0.0 or self.mode == "eval":
+            none = torch.zeros_like(self._rewards_per_func[0][:, 0])
+            return none, none
+        start = time.perf_counter()
+        logps = batch.get("old_per_token_logps")
+        if logps is None:
+            with torch.no_grad():
+                size = self.args.per_device_train_batch_size
+                logps = self.log_probs(self.model, batch, batch_size=size).per_token_logps
+        self._windows[self.mode].add("score/seconds_log_probs", time.perf_counter() - start)
+        coefficients = self.kl_coefficients
+        penalties = [
+            coefficients[turn - 1] * sequence_kl(logps, batch["ref_per_token_logps"], turn_of_token, turn)
+            for turn in (1, 2)
+        ]
+        return gather(penalties[0]), gather(penalties[1])
+
+    def _advantages(self, returns: TurnReturns) -> tuple[torch.Tensor, torch.Tensor]:
+        group_size = self.num_generations if self.mode == "train" else self.num_generations_eval
+        baseline = self.args.baseline if group_size > 1 else "none"  # greedy evaluation has one rollout per prompt
+        is_offline = self._gathered_columns[:, ROLLOUT_COLUMNS.index("offline_turn_1")] > 0
+        # A first turn from the dataset says nothing of the policy's first turns: it is in nobody's baseline.
+        returns_t1 = torch.where(is_offline, torch.nan, returns.returns_t1)
+        return (
+            group_advantages(returns_t1, group_size, cast(Any, baseline)),
+            group_advantages(returns.returns_t2, group_size, cast(Any, baseline)),
+        )
+
+    # Loss
+
+    def turn_loss(self, model: nn.Module, batch: trl_compat.Batch) -> torch.Tensor:
+        """
+        The loss of one micro-batch, from one forward over both turns.
+
+        Args:
+            model (`torch.nn.Module`):
+                The policy.
+            batch (`dict`):
+                What `finish_batch` made, a slice of it.
+
+        Returns:
+            `torch.Tensor` of shape `()`: the loss, scaled for gradient accumulation.
+        """
+        forward = self.log_probs(model, batch, compute_entropy=True)
+        logps, turn_of_token = forward.per_token_logps, batch["turn_of_token"]
+        old_logps = batch.get("old_per_token_logps")
+        loss = score_loss(
+            logps,
+            logps.detach() if old_logps is None else old_logps,
+            batch["advantages"],
+            turn_of_token,
+            epsilon_low=self.epsilon_low,
+            epsilon_high=self.epsilon_high,
+            ratio_level=self.importance_sampling_level,
+            ref_per_token_logps=batch.get("ref_per_token_logps"),
+            kl_coefficients=batch.get("kl_coefficients"),
+            kl_estimator=cast(Any, self.args.kl_estimator),
+        )
+        accumulation = self.current_gradient_accumulation_steps if self.mode == "train" else 1
+        scalar = reduce_loss(
+            loss.per_token_loss,
+            cast(Any, self.args.loss_type),
+            num_tokens=self._tokens_per_micro_batch(batch),
+            max_tokens=sum(self.args.turn_budgets),
+        )
+        if forward.aux_loss is not None:
+            scalar = scalar + self.router_aux_loss_coef * forward.aux_loss
+        self._log_loss(forward, loss.is_clipped, batch)
+        return scalar / accumulation
+
+    def _tokens_per_micro_batch(self, batch: trl_compat.Batch) -> torch.Tensor:
+        """This process's share of the tokens learned from, of one micro-batch of a rollout batch."""
+        per_process = batch["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
+        return per_process / (self.args.steps_per_generation if self.mode == "train" else 1)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Runs one micro-batch, and logs the seconds that its forward, backward and optimizer took."""
+        start = time.perf_counter()
+        self.take_batch_seconds()  # an evaluation since the last step left its own
+        loss = super().training_step(*args, **kwargs)
+        seconds = time.perf_counter() - start - self.take_batch_seconds()
+        self._windows["train"].add("score/seconds_update", seconds)
+        return loss
+
+    # Logs
+
+    def _log_rollouts(
+        self,
+        rewards_t1: torch.Tensor,
+        rewards_t2: torch.Tensor,
+        returns: TurnReturns,
+        advantages_t1: torch.Tensor,
+        advantages_t2: torch.Tensor,
+    ) -> None:
+        window = self._windows[self.mode]
+        correct_t1, correct_t2 = (correctness(rewards) for rewards in self._rewards_per_func)
+        columns = {
+            "score/accuracy_t1": correct_t1,
+            "score/accuracy_t2": correct_t2,
+            **self_correction_columns(correct_t1, correct_t2),
+            "score/reward_t1": rewards_t1,
+            "score/reward_t2": rewards_t2,
+            "score/shaped_reward_t2": returns.shaped_rewards_t2,
+            "score/advantage_abs_t1": advantages_t1.abs(),
+            "score/advantage_abs_t2": advantages_t2.abs(),
+            **{f"score/{name}": column for name, column in zip(ROLLOUT_COLUMNS, self._gathered_columns.T, strict=True)},
+        }
+        for key, values in columns.items():
+            window.add_mean(key, self._without_padding_rows(values))
+        unscorable = torch.isnan(rewards_t1).sum() + torch.isnan(rewards_t2).sum()
+        window.add("score/unscorable", unscorable.item())
+        window.add("score/stage", self.stage)
+        window.add("score/beta_2", self.adaptive_beta_2.beta_2)
+
+    def _without_padding_rows(self, values: torch.Tensor) -> torch.Tensor:
+        """Leaves out the rows that were repeated to fill the last evaluation batch on several processes."""
+        loader_state = self.accelerator.gradient_state
+        is_padded = self.mode == "eval" and loader_state.end_of_dataloader and loader_state.remainder > 0
+        return values[: loader_state.remainder] if is_padded else values
+
+    def _log_loss(self, forward: trl_compat.LogProbs, is_clipped: torch.Tensor, batch: trl_compat.Batch) -> None:
+        turn_of_token, ref_logps = batch["turn_of_token"], batch.get("ref_per_token_logps")
+        logps = forward.per_token_logps.detach()
+        stats = []
+        for turn in (1, 2):
+            is_turn = turn_of_token == turn
+            kl = torch.zeros(()) if ref_logps is None else sequence_kl(logps, ref_logps, turn_of_token, turn).sum()
+            entropy = sum_over_turn(cast(torch.Tensor, forward.entropies).detach(), turn_of_token, turn).sum()
+            num_rollouts, num_tokens = is_turn.any(dim=1).sum(), is_turn.sum()
+            clipped = (is_clipped & is_turn).sum()
+            stats += [value.to(logps.device).double() for value in (kl, entropy, clipped, num_rollouts, num_tokens)]
+        totals = self.accelerator.reduce(torch.stack(stats), reduction="sum").view(2, 5).tolist()
+        window = self._windows[self.mode]
+        for turn, (kl, entropy, clipped, num_rollouts, num_tokens) in enumerate(totals, start=1):
+            if ref_logps is not None:
+                window.add(f"score/kl_t{turn}", kl, num_rollouts)
+                window.add(f"score/kl_per_token_t{turn}", kl, num_tokens)
+            window.add(f"score/entropy_t{turn}", entropy, num_tokens)
+            window.add(f"score/clip_ratio_t{turn}", clipped, num_tokens)
+        if self.mode == "train" and self.stage == 1:
+            self.adaptive_beta_2.observe(kl_sum=totals[0][0], num_rollouts=totals[0][3])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Logs TRL's keys and ours, and the completions table with both turns side by side."""
+        prefix = "eval_" if self.mode == "eval" else ""
+        means = self._windows[self.mode].take_means()
+        logs.update({f"{prefix}{key}": cast(float, value) for key, value in means.items()})
+        self.log_completions = False  # TRL's table would show both turns glued together
+        super().log(logs, start_time)
+        self.log_completions = self.args.log_completions
+        if self.args.log_completions and self.accelerator.is_main_process and self._table_rows:
+            rows = list(self._table_rows)
+            print_turns_table(rows, self.state.global_step, self.num_completions_to_print)
+            save_turns_table(rows, cast(str, self.args.output_dir), self.state.global_step, self.args.report_to)
+
+    def _log_table(self, batch: trl_compat.Batch, advantages_t1: torch.Tensor, advantages_t2: torch.Tensor) -> None:
+        columns: dict[str, list[Any]] = {
+            "prompt": gather_object(self._prompts),
+            "completion_t1": gather_object(self._completions[0]),
+            "completion_t2": gather_object(self._completions[1]),
+        }
+        for turn, rewards in enumerate(self._rewards_per_func, start=1):
+            for name, values in zip(self.reward_func_names, rewards.T.tolist(), strict=True):
+                columns[f"{name}_t{turn}"] = values
+        columns |= self.take_extra_columns(len(columns["prompt"]))
+        columns["advantage_t1"] = advantages_t1.tolist()
+        columns["advantage_t2"] = advantages_t2.tolist()
+        self._table_rows.extend(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model, and beside it `score_config.json`: its stage, and what it was trained with."""
+        super().save_model(output_dir, _internal_call)
+        if self.args.should_save:
+            folder = Path(output_dir or cast(str, self.args.output_dir))
+            names = (
+                "alpha",
+                "beta_1",
+                "beta_2",
+                "turn_discount",
+                "baseline",
+                "kl_estimator",
+                "loss_type",
+                "correction_prompt",
+            )
+            settings = {name: self.args.__dict__[name] for name in names}
+            settings |= {"stage": self.stage, "max_completion_length": list(self.args.turn_budgets)}
+            (folder / preflight.STAGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+
+    def _peft_model(self) -> Any:
+        return self.accelerator.unwrap_model(self.model)
+
+
+def _refuse_other_rollouts(**options: Any) -> None:
+    for name, value in options.items():
+        if value is not None:
+            raise ValueError(
+                f"`{name}` is not supported: SCoRe makes its own rollouts of exactly two turns, an answer and a "
+                "correction. Use `trl.GRPOTrainer` for tools, environments and rollouts of your own."
+            )
+
+
+def _load_tokenizer(model: "str | PreTrainedModel | PeftModel", args: SCoReConfig) -> PreTrainedTokenizerBase:
+    name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
+    return AutoTokenizer.from_pretrained(
+        name,
+        revision=_model_init_kwargs(args).get("revision"),
+        truncation_side="left",
+        padding_side="left",
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def _model_config(model: "str | PreTrainedModel | PeftModel", args: SCoReConfig) -> Any:
+    if not isinstance(model, str):
+        return model.config
+    revision = _model_init_kwargs(args).get("revision")
+    return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+
+
+def _model_init_kwargs(args: SCoReConfig) -> dict[str, Any]:
+    return dict(args.model_init_kwargs) if isinstance(args.model_init_kwargs, dict) else {}
+
+
+def _wrap_reward_functions(reward_funcs: Any, context: TurnContext) -> list[Any]:
+    """Callables learn to score one turn at a time; reward models, and names of such, stay as they are."""
+    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
+    if reward_funcs is None or not functions:
+        raise ValueError("`reward_funcs` must hold at least one reward function or reward model, got none.")
+    wrapped: list[Any] = []
+    for func in functions:
+        if isinstance(func, (str, nn.Module)):
+            wrapped.append(func)
+        elif not callable(func):
+            raise TypeError(
+                f"A reward function must be callable, a reward model or a model's name, got {func!r} of type "
+                f"{type(func).__name__}."
+            )
+        else:
+            wrapper = AsyncTurnReward if trl_compat.is_async_callable(func) else TurnReward
+            wrapped.append(wrapper(func, trl_compat.get_callable_name(func), context))
+    return wrapped
+
+
+def _copied_reference(
+    model: "str | PreTrainedModel | PeftModel", args: SCoReConfig, peft_config: "PeftConfig | None"
+) -> nn.Module | None:
+    """
+    The reference, where TRL would not make the right one: a named one, and a copy of a model that is in memory.
+
+    TRL loads the reference of an in-memory model from the path that the model once came from, which is another model if
+    it was trained since. With PEFT the reference is the model with its adapter off, and TRL sees to that.
+    """
+    path = args.ref_model_name_or_path
+    if peft_config is not None or (not isinstance(model, str) and is_peft_model(model)):
+        if path not in (None, "base"):
+            raise ValueError(
+                f"With PEFT the reference is the model without its adapter, or the adapter's first state, got "
+                f"`ref_model_name_or_path={path!r}`. Leave it out, or pass 'base'."
+            )
+        return None
+    if path == "base":
+        raise ValueError("`ref_model_name_or_path='base'` is for PEFT. Pass the base model's name or path instead.")
+    if args.beta == 0.0:
+        return None
+    if path is not None:
+        kwargs = {"trust_remote_code": args.trust_remote_code, **_model_init_kwargs(args)}
+        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
+            kwargs["device_map"] = None  # as TRL: each process holds its own copy
+        return trl_compat.create_model_from_path(path, **kwargs).requires_grad_(False)
+    is_partitioned = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    if isinstance(model, str) or is_partitioned:
+        return None
+    return deepcopy(model).requires_grad_(False)
+
+
+@contextmanager
+def _without_trl_reference(args: SCoReConfig, is_active: bool) -> Iterator[None]:
+    """TRL makes no reference where `beta` is 0."""
+    beta = args.beta
+    args.beta = 0.0 if is_active else beta
+    try:
+        yield
+    finally:
+        args.beta = beta

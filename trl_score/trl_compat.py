@@ -1,0 +1,336 @@
+"""The only file that touches a private name of TRL.
+
+`GRPOSeams` is GRPOTrainer with its private hooks under names of our own. A hook that TRL renames or reshapes breaks
+here and nowhere else, and `tests/test_trl_contract.py` says which (it reads `PRIVATE_NAMES`). No body of TRL is copied:
+every override calls `super()` and edits what comes back.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
+
+import torch
+from torch import nn
+from trl import GRPOTrainer
+from trl.chat_template_utils import parse_response
+from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.trainer.utils import (
+    add_fused_lm_head,
+    disable_dropout_in_model,
+)
+from trl.trainer.utils import (
+    create_model_from_path as create_model_from_path,
+)
+from trl.trainer.utils import (
+    get_callable_name as get_callable_name,
+)
+from trl.trainer.utils import (
+    get_config_model_id as get_config_model_id,
+)
+from trl.trainer.utils import (
+    is_async_callable as is_async_callable,
+)
+
+from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
+from trl_score.score.rollout import GenerateTurn, TransformersEngine, cut_at_stop, decoding_kwargs
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Mode = Literal["train", "eval"]
+Batch = dict[str, Any]
+ScoreCompletions = Callable[[list[Completion], list[list[int]]], torch.Tensor]
+"""TRL's scoring of a batch, `(completions, completion_ids) -> (N, functions)`, gathered over all processes."""
+
+PRIVATE_NAMES: dict[str, str] = {
+    "_generate_and_score_completions": "(self, inputs) -> dict with prompt_ids, completion_ids, advantages, ...",
+    "_calculate_rewards": "(self, inputs, prompts, completions, completion_ids_list) -> (N, functions), gathered",
+    "_compute_loss": "(self, model, inputs) -> scalar loss",
+    "_get_per_token_logps_and_entropies": "(self, model, input_ids, attention_mask, logits_to_keep, ...) -> 3-tuple",
+    "_log_completion_extra": "(self, column, values): what reward functions get as log_extra",
+    "_log_metric": "(self, name, value): what reward functions get as log_metric",
+}
+"""Methods of GRPOTrainer that this file overrides or calls, and the form that it counts on."""
+
+PRIVATE_ATTRIBUTES: dict[str, str] = {
+    "_metrics": "{'train' | 'eval': {key: list of values since the last log}}",
+    "_tokenizer": "the tokenizer, also where the processing class is a processor",
+    "_is_vlm": "whether the processing class is a processor",
+    "_dist": "has summon_full_params(model, recurse=...)",
+    "_logs": "what the completions table is made of; ['extra'] holds the columns of log_extra",
+}
+"""Attributes of a GRPOTrainer instance that this file reads."""
+
+
+class LogProbs(NamedTuple):
+    """
+    What one forward over a batch gives.
+
+    Args:
+        per_token_logps (`torch.Tensor` of shape `(B, T)`):
+            Log-probabilities of the completion tokens, in nats.
+        entropies (`torch.Tensor` of shape `(B, T)`, *optional*):
+            Entropy of the policy at each token, in nats, if asked for.
+        aux_loss (`torch.Tensor` of shape `()`, *optional*):
+            Load-balancing loss of a mixture-of-experts model, if it has one.
+    """
+
+    per_token_logps: torch.Tensor
+    entropies: torch.Tensor | None
+    aux_loss: torch.Tensor | None
+
+
+class GRPOSeams(GRPOTrainer):
+    """
+    GRPOTrainer with the places that SCoRe changes as overridable methods: `roll_out`, `score_rollouts`, `finish_batch`
+    and `turn_loss`. All else is inherited unchanged.
+    """
+
+    _tag_names = ["trl", "score", "self-correction", "trl-score"]
+    _name = "SCoRe"
+    _paper = {
+        "title": "Training Language Models to Self-Correct via Reinforcement Learning",
+        "id": "2409.12917",
+        # docstyle-ignore
+        "citation": (
+            "@inproceedings{kumar2025training,\n"
+            "    title        = {{Training Language Models to Self-Correct via Reinforcement Learning}},\n"
+            "    author       = {Aviral Kumar and Vincent Zhuang and Rishabh Agarwal and others},\n"
+            "    year         = 2025,\n"
+            "    booktitle    = {International Conference on Learning Representations},\n"
+            "    eprint       = {arXiv:2409.12917},\n"
+            "}"
+        ),
+    }
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._rows: list[dict[str, Any]] = []
+        self._batch_seconds = 0.0
+        # Set here and not passed on: TRL warns that a `rollout_func` is experimental, which is for its users to know.
+        self.rollout_func = self._roll_out_for_trl
+
+    # What SCoReTrainer implements
+
+    def roll_out(self, prompts: list[Prompt], inputs: list[dict[str, Any]]) -> list[Rollout]:
+        """Makes one rollout per prompt; `inputs` are the dataset rows that the prompts come from."""
+        raise NotImplementedError
+
+    def score_rollouts(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Prompt],
+        score: ScoreCompletions,
+    ) -> torch.Tensor:
+        """Scores the rollouts just made with `score(completions, completion_ids) -> (N, functions)`."""
+        raise NotImplementedError
+
+    def finish_batch(self, batch: Batch) -> Batch:
+        """Gets TRL's batch of the rollouts just made, and gives the batch that is trained on."""
+        raise NotImplementedError
+
+    def turn_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
+        """The loss of one micro-batch."""
+        raise NotImplementedError
+
+    # TRL's private hooks
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
+        start = time.perf_counter()
+        self._rows = inputs
+        self._logs["extra"].clear()
+        batch = self.finish_batch(super()._generate_and_score_completions(inputs))
+        self._batch_seconds += time.perf_counter() - start
+        return batch
+
+    def take_batch_seconds(self) -> float:
+        """Gives the seconds spent on making rollout batches since the last call."""
+        seconds, self._batch_seconds = self._batch_seconds, 0.0
+        return seconds
+
+    def _roll_out_for_trl(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
+        rollouts = self.roll_out(prompts, self._rows)
+        return {
+            "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
+            "completion_ids": [rollout.completion_ids for rollout in rollouts],
+            "logprobs": None,
+            "env_mask": [[int(turn > 0) for turn in rollout.turn_of_token] for rollout in rollouts],
+        }
+
+    def _calculate_rewards(
+        self,
+        inputs: list[dict[str, Any]],
+        prompts: list[Prompt],
+        completions: list[Completion],
+        completion_ids_list: list[list[int]],
+    ) -> torch.Tensor:
+        base = super()._calculate_rewards
+        return self.score_rollouts(inputs, prompts, lambda completions, ids: base(inputs, prompts, completions, ids))
+
+    def _compute_loss(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
+        return self.turn_loss(model, inputs)
+
+    # TRL's private state, under public names
+
+    @property
+    def mode(self) -> Mode:
+        """`str`: `"train"` or `"eval"`, as TRL tells them apart."""
+        return "train" if self.model.training else "eval"
+
+    @property
+    def tokenizer(self) -> Any:
+        """The tokenizer."""
+        return self._tokenizer
+
+    @property
+    def reward_log_functions(self) -> dict[str, Callable[..., None]]:
+        """`dict`: what a reward function gets as `log_extra` and `log_metric`."""
+        return {"log_extra": self._log_completion_extra, "log_metric": self._log_metric}
+
+    def take_extra_columns(self, num_rows: int) -> dict[str, list[Any]]:
+        """Gives the columns that reward functions logged for the last `num_rows` rollouts of all processes."""
+        return {column: list(values)[-num_rows:] for column, values in self._logs["extra"].items()}
+
+    def log_probs(
+        self, model: nn.Module, batch: Batch, *, compute_entropy: bool = False, batch_size: int | None = None
+    ) -> LogProbs:
+        """
+        Log-probabilities of the completion tokens, both turns in one forward, without full logits.
+
+        Args:
+            model (`torch.nn.Module`):
+                The policy.
+            batch (`dict`):
+                TRL's batch.
+            compute_entropy (`bool`, *optional*, defaults to `False`):
+                Whether to return entropies too.
+            batch_size (`int`, *optional*):
+                Rows of one forward; all by default.
+
+        Returns:
+            `LogProbs`: log-probabilities and what else the forward gave.
+        """
+        return LogProbs(
+            *self._get_per_token_logps_and_entropies(
+                model,
+                torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+                torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+                batch["completion_ids"].size(1),
+                batch_size=batch_size,
+                compute_entropy=compute_entropy,
+                compute_aux_loss=compute_entropy and self.aux_loss_enabled,
+            )
+        )
+
+    def decode_turns(
+        self, turns: Sequence[GeneratedTurn], prompt_ids: Sequence[list[int]], is_chat: bool
+    ) -> list[Completion]:
+        """
+        Decodes turns into what TRL hands to reward functions: a text, or a list with one assistant message.
+
+        Args:
+            turns (`Sequence[GeneratedTurn]`):
+                The turns.
+            prompt_ids (`Sequence[list[int]]`):
+                What stood before each turn.
+            is_chat (`bool`):
+                Whether the prompts are chat messages.
+
+        Returns:
+            `list`: one completion per turn.
+        """
+        ids = [turn.token_ids for turn in turns]
+        if is_chat and _parses_responses(self._tokenizer):
+            return [
+                [parse_response(self._tokenizer, turn_ids, prefix=prefix)]
+                for turn_ids, prefix in zip(ids, prompt_ids, strict=True)
+            ]
+        texts = self._tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [[{"role": "assistant", "content": text}] for text in texts] if is_chat else texts
+
+    @contextmanager
+    def generation_engine(self, *, do_sample: bool) -> Iterator[GenerateTurn]:
+        """
+        Opens the generation engine for one rollout batch: the weights are gathered once for both turns.
+
+        Args:
+            do_sample (`bool`):
+                Whether to sample at the training temperature; greedy otherwise.
+
+        Yields:
+            `GenerateTurn`: the engine.
+        """
+        gathering = unwrap_model_for_generation(
+            self.model_wrapped,
+            self.accelerator,
+            gather_deepspeed3_params=self.args.ds3_gather_for_generation,
+            gradient_checkpointing_kwargs=self.args.gradient_checkpointing_kwargs,
+        )
+        with ExitStack() as stack:
+            model = stack.enter_context(gathering)
+            stack.enter_context(self._dist.summon_full_params(self.model_wrapped, recurse=False))
+            if self.use_transformers_continuous_batching:
+                yield self._continuous_batching_engine(model, do_sample)
+            else:
+                yield TransformersEngine(
+                    cast("PreTrainedModel", model),
+                    stop_ids=self.eos_token_ids,
+                    pad_token_id=self._tokenizer.pad_token_id,
+                    do_sample=do_sample,
+                    sampling_kwargs=_sampling_kwargs(self.generation_kwargs),
+                )
+
+    def _continuous_batching_engine(self, model: Any, do_sample: bool) -> GenerateTurn:
+        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
+            config = _with_decoding(self.generation_config, do_sample, max_new_tokens)
+            was_training = model.training
+            with torch.no_grad():
+                outputs = model.generate_batch(
+                    list(prompt_ids),
+                    generation_config=config,
+                    continuous_batching_config=self.continuous_batching_config,
+                    progress_bar=False,
+                )
+            model.train(was_training)
+            stop_ids = frozenset(self.eos_token_ids)
+            return [cut_at_stop(output.generated_tokens, stop_ids) for output in outputs.values()]
+
+        return generate
+
+    def use_reference(self, reference: nn.Module) -> None:
+        """
+        Makes a frozen model the reference, prepared as TRL prepares its own.
+
+        Args:
+            reference ([`~transformers.PreTrainedModel`]):
+                The model, as loaded.
+        """
+        if self.args.disable_dropout:
+            disable_dropout_in_model(reference)
+        add_fused_lm_head(reference, temperature=self.temperature, cast_lm_head_to_fp32=self.args.cast_lm_head_to_fp32)
+        if self.is_deepspeed_enabled:
+            self.ref_model = prepare_deepspeed(reference, self.accelerator)
+        elif self.is_fsdp_enabled:
+            self.ref_model = prepare_fsdp(reference, self.accelerator)
+        else:
+            self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+def _sampling_kwargs(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """TRL's generation settings less those that each turn sets itself."""
+    own = ("max_new_tokens", "do_sample", "eos_token_id", "pad_token_id")
+    return {name: value for name, value in generation_kwargs.items() if name not in own}
+
+
+def _with_decoding(config: Any, do_sample: bool, max_new_tokens: int) -> Any:
+    config = deepcopy(config)
+    config.update(**decoding_kwargs(do_sample, {}), max_new_tokens=max_new_tokens)
+    return config
+
+
+def _parses_responses(tokenizer: Any) -> bool:
+    """Whether the tokenizer splits an answer into its parts (thinking, content), in one of transformers' two ways."""
+    parsers = ("response_template", "response_schema")
+    return any(vars(tokenizer).get(name) is not None for name in parsers)
