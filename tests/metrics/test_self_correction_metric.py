@@ -1,0 +1,78 @@
+"""Tests of the module for `evaluate`: it loads by path without a network, and gives the pure functions' numbers."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trl_score import metrics
+from trl_score.metrics import self_correction_metrics
+from trl_score.metrics.self_correction_metric.self_correction_metric import SelfCorrectionMetric
+
+FOLDER = Path(metrics.__file__).parent / "self_correction_metric"
+ANSWERS = [["3", "4"], ["5", "5 "], ["6", None], ["1", "2"]]
+REFERENCES = ["4", "5", "6", "3"]
+CORRECT = [[0, 1], [1, 1], [1, 0], [0, 0]]  # white space around an answer does not count
+
+
+@pytest.fixture
+def make_metric(tmp_path):
+    """Makes the module as `evaluate.load` does, with its cache in a folder of the test."""
+
+    def make(config_name=None):
+        return SelfCorrectionMetric(config_name=config_name, cache_dir=str(tmp_path))
+
+    return make
+
+
+def test_answers_and_references(make_metric):
+    results = make_metric().compute(predictions=ANSWERS, references=REFERENCES)
+    expected = self_correction_metrics(CORRECT, ANSWERS)
+    for name, interval in expected.items():
+        assert results[name] == interval.as_dict()
+    assert results["accuracy_t1"]["value"] == 0.5
+    # "5" and "5 " are other strings, though both right: 4 of 4 changed.
+    assert results["answers_changed"]["value"] == 1.0
+    # One fixed, one broken of 4, delta 0: sqrt(0.5 / 4).
+    assert results["delta_standard_error"] == pytest.approx(0.353553, abs=1e-6)
+    assert (results["num_problems"], results["num_unscorable"]) == (4, 0)
+
+
+def test_correctness_in_batches_with_options(make_metric):
+    metric = make_metric("correctness")
+    metric.add_batch(predictions=[[0, 1, 0], [1, 1, 1]])
+    metric.add_batch(predictions=[[None, 1, 1]])
+    results = metric.compute(turns=[1, 3], bootstrap=0, seed=1)
+    assert results["accuracy_t3"] == {"value": 0.5, "low": None, "high": None}
+    assert "answers_changed" not in results
+    assert (results["num_problems"], results["num_unscorable"]) == (3, 1)
+
+
+def test_unknown_configuration(make_metric):
+    with pytest.raises(ValueError, match=r"one of \['correctness', 'default'\], got 'rewards'"):
+        make_metric("rewards")
+
+
+def test_loads_by_path_in_a_fresh_process_without_network(tmp_path):
+    # Any connection is an error there.
+    program = (
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): raise AssertionError('reached for the network')\n"
+        "socket.socket.connect = refuse\n"
+        "import evaluate\n"
+        f"metric = evaluate.load({str(FOLDER)!r})\n"
+        "print(metric.compute(predictions=[['3', '4']], references=['4'])['delta_t1_t2']['value'])\n"
+    )
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path),
+        "PYTHONPATH": str(Path(metrics.__file__).parents[2]),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "1.0"

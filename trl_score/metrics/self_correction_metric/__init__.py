@@ -1,0 +1,1 @@
+"""The folder that `evaluate.load` is pointed at: its script must have the name of the folder."""

@@ -1,0 +1,30 @@
+"""
+Figures of training runs and of self-correction, from logs and metrics.
+Importing this package loads neither torch nor matplotlib.
+
+Each `plot_` function returns `(fig, axes)` and shows nothing. `save_figure` writes PNG and SVG. Figures are those of
+pyplot: `matplotlib.pyplot.show()` shows them, and `matplotlib.pyplot.close(fig)` frees one that is no longer needed.
+"""
+
+from trl_score.plots.log_history import join_log_histories, read_log_history
+from trl_score.plots.self_correction import plot_accuracy_by_turn, plot_edit_distance_histogram, plot_stage_summary
+from trl_score.plots.style import save_figure
+from trl_score.plots.training_curves import (
+    plot_answer_change_rate,
+    plot_kl_per_turn,
+    plot_training_curves,
+    plot_turn_lengths,
+)
+
+__all__ = [
+    "join_log_histories",
+    "plot_accuracy_by_turn",
+    "plot_answer_change_rate",
+    "plot_edit_distance_histogram",
+    "plot_kl_per_turn",
+    "plot_stage_summary",
+    "plot_training_curves",
+    "plot_turn_lengths",
+    "read_log_history",
+    "save_figure",
+]
