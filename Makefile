@@ -1,0 +1,112 @@
+# make demo          train the embedded adder to correct itself (SEED=n: another seed)
+# make test          run the tests
+# make check         what CI runs: format, lint, types, doctests, tests
+# make format        rewrite the code as `make check` wants it
+# make coverage      the tests again, with the lines that they miss
+# make package       build sdist and wheel, install the wheel into an empty environment and use it there
+# make clean         remove builds and caches (.venv stays: rm -r .venv makes the next target build it anew)
+#
+# The first of them makes an environment in .venv with the versions of constraints-cpu.txt (some 2 GB, a few minutes);
+# later ones use it, and bring it up to date only after setup.cfg or constraints-cpu.txt changed.
+#
+# make test PYTHON=/path/to/python       use an environment of your own, as it is, for instance one with a GPU build
+# make test SYSTEM_PYTHON=python3.11     make .venv with this interpreter (3.11 or newer)
+# make test ARGS="-k rollout -x"         more arguments for pytest
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.SILENT:
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+SYSTEM_PYTHON ?= python3
+SEED ?= 0
+ARGS ?=
+
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+# With PYTHON given there is nothing to install; without it every target that runs Python waits for the environment.
+ifdef PYTHON
+ENVIRONMENT :=
+else
+PYTHON := $(VENV)/bin/python
+ENVIRONMENT := $(INSTALLED)
+endif
+
+# Tests and demo are tiny models: more threads than this wait for one another. Set it in the environment to change it.
+export OMP_NUM_THREADS ?= $(THREADS)
+THREADS := 1
+demo: THREADS := 2
+
+PYTEST = $(PYTHON) -m pytest
+# A doctest is run without tests/conftest.py, which says the same to the tests: no network, no progress bars.
+OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
+
+.PHONY: help demo test check format-check lint types doctest format coverage package clean
+
+help:
+	sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(INSTALLED): setup.cfg setup.py constraints-cpu.txt
+	$(SYSTEM_PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(
+	    f"trl_score needs Python 3.11 or newer, but $(SYSTEM_PYTHON) is {v.major}.{v.minor}. "
+	    "Name another one: make SYSTEM_PYTHON=python3.11")'
+	test -x $(VENV)/bin/python || $(SYSTEM_PYTHON) -m venv $(VENV)
+	echo "Installing the versions of constraints-cpu.txt in $(VENV) ..."
+	install() { $(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt "$$@"; }
+	install pip setuptools wheel
+	install torch
+	install --editable '.[dev]'
+	touch $@
+
+demo: $(ENVIRONMENT)
+	$(PYTHON) -m accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --mixed_precision no \
+	    --dynamo_backend no --num_cpu_threads_per_process $$OMP_NUM_THREADS examples/train_score.py --seed $(SEED)
+
+test: $(ENVIRONMENT)
+	$(PYTEST) $(ARGS)
+
+check: format-check lint types doctest test
+
+format-check: $(ENVIRONMENT)
+	echo "== format"
+	$(PYTHON) -m ruff format --check .
+
+lint: $(ENVIRONMENT)
+	echo "== lint"
+	$(PYTHON) -m ruff check .
+
+types: $(ENVIRONMENT)
+	echo "== types"
+	$(PYTHON) -m mypy
+
+doctest: $(ENVIRONMENT)
+	echo "== examples in the docstrings"
+	$(OFFLINE) $(PYTEST) --doctest-modules -q trl_score
+
+format: $(ENVIRONMENT)
+	$(PYTHON) -m ruff check --fix-only --quiet .
+	$(PYTHON) -m ruff format .
+
+coverage: $(ENVIRONMENT)
+	$(PYTHON) -m coverage run -m pytest -q $(ARGS)
+	$(PYTHON) -m coverage report
+
+# Nothing of the checkout or of .venv is on the path of the environment in $$folder: what is missing there is missing for
+# a user who installs from an index.
+package: $(ENVIRONMENT)
+	folder=$$(mktemp -d)
+	trap 'rm -rf "$$folder"' EXIT
+	rm -rf dist
+	$(PYTHON) -m build --no-isolation --outdir dist . > "$$folder/build.log" || { cat "$$folder/build.log"; exit 1; }
+	$(PYTHON) -m venv "$$folder/empty"
+	install() { "$$folder/empty/bin/python" -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt "$$@"; }
+	install torch
+	install dist/trl_score-*.whl
+	cp tests/installed_package.py "$$folder"
+	cd "$$folder" && HF_HUB_OFFLINE=1 empty/bin/python -I installed_package.py
+
+clean:
+	rm -rf build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
