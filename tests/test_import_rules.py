@@ -64,7 +64,7 @@ LAYERS = {
     "model": Layer(("score.rollout",), ("text", "maths"), ("torch", "transformers", "trl")),
     "trl_compat": Layer(("trl_compat",), ("text", "maths", "model"), ("torch", "transformers", "trl")),
     "trainers": Layer(
-        ("score.score_config", "score.preflight", "score.score_trainer", "callbacks"),
+        ("score.score_config", "score.preflight", "score.trainer_inputs", "score.score_trainer", "callbacks"),
         ("text", "maths", "model", "trl_compat"),
         ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tqdm"),
         ("rich", "pandas", "wandb", "trackio", "deepspeed"),

@@ -356,7 +356,7 @@ def _cell(value: Any) -> str:
     """A number, a text, or the last message of a conversation, as a person reads it."""
     if isinstance(value, float):
         return f"{value:.2f}"
-    if isinstance(value, list):
+    if isinstance(value, list) and value and isinstance(value[-1], dict):
         return str(value[-1].get("content") or "")
     return str(value)
 
@@ -393,10 +393,12 @@ class TurnProgress(TrainerCallback):
         """Shows both turns' accuracy in the rollouts since the last log."""
         if self.bar is not None and logs and logs.get("score/accuracy_t1") is not None:
             self.bar.set_description("Stage II" if logs["score/stage"] > 1 else "Stage I ")
-            self.bar.set_postfix_str(
-                f"turn 1 {logs['score/accuracy_t1']:.1%}, turn 2 {logs['score/accuracy_t2']:.1%} "
-                f"({logs['score/delta_t1_t2']:+.1%})"
-            )
+            # A mean is None where no turn could be scored.
+            shares = (logs["score/accuracy_t1"], logs["score/accuracy_t2"])
+            turn_1, turn_2 = ("?" if share is None else f"{share:.1%}" for share in shares)
+            delta = logs["score/delta_t1_t2"]
+            change = "" if delta is None else f" ({delta:+.1%})"
+            self.bar.set_postfix_str(f"turn 1 {turn_1}, turn 2 {turn_2}{change}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -407,7 +409,11 @@ class TurnProgress(TrainerCallback):
 
 
 def save_turns_table(
-    rows: Sequence[Mapping[str, Any]], output_dir: str, step: int, report_to: Sequence[str] | None
+    rows: Sequence[Mapping[str, Any]],
+    output_dir: str,
+    step: int,
+    report_to: Sequence[str] | None,
+    prefix: str = "",
 ) -> None:
     """
     Writes rollouts to `completions/completions_STEP.parquet`, and to wandb and trackio where those are on.
@@ -421,19 +427,21 @@ def save_turns_table(
             The step.
         report_to (`Sequence[str]`, *optional*):
             The run's loggers.
+        prefix (`str`, *optional*, defaults to `""`):
+            `"eval_"` for rollouts of an evaluation: goes before the file's name and the table's.
     """
     import pandas as pd
 
     frame = pd.DataFrame([{"step": step, **row} for row in rows])
     folder = Path(output_dir) / "completions"
     folder.mkdir(parents=True, exist_ok=True)
-    frame.to_parquet(folder / f"completions_{step:05d}.parquet")
+    frame.to_parquet(folder / f"{prefix}completions_{step:05d}.parquet")
     if report_to and "wandb" in report_to:
         import wandb
 
         if wandb.run is not None:
-            wandb.log({"completions": wandb.Table(dataframe=frame)})
+            wandb.log({f"{prefix}completions": wandb.Table(dataframe=frame)})
     if report_to and "trackio" in report_to:
         import trackio
 
-        trackio.log({"completions": trackio.Table(dataframe=frame)})
+        trackio.log({f"{prefix}completions": trackio.Table(dataframe=frame)})

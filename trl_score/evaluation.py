@@ -1,7 +1,8 @@
 """Evaluation: a model and a dataset in, both turns of every problem and the paper's metrics out. Needs no trainer."""
 
 import inspect
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
 from trl_score.metrics import Interval, self_correction_metrics
-from trl_score.records import Completion, Prompt, RewardFunc
+from trl_score.records import Completion, GeneratedTurn, Prompt, RewardFunc
 from trl_score.score.answers import extract_answer
 from trl_score.score.prompts import (
     DEFAULT_CORRECTION_PROMPT,
@@ -22,13 +23,16 @@ from trl_score.score.prompts import (
 )
 from trl_score.score.rollout import TransformersEngine, roll_out_two_turns
 from trl_score.score.turn_metrics import RIGHT_ABOVE
-from trl_score.score.turn_rewards import check_turn_rewards
+from trl_score.score.turn_rewards import TurnContext, TurnReward
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from trl_score.records import Message
+
+# Whatever the model's own generation config says: as in training, the policy itself is what is measured.
+_PLAIN_SAMPLING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
 
 @dataclass(frozen=True)
@@ -151,10 +155,10 @@ def evaluate_self_correction(
         stop_ids=stop_ids(model, tokenizer, correction.closing_ids),
         pad_token_id=_pad_token_id(tokenizer),
         do_sample=do_sample,
-        sampling_kwargs={"temperature": temperature, "top_k": 0, "top_p": 1.0},
+        sampling_kwargs={"temperature": temperature, **_PLAIN_SAMPLING},
     )
     records: list[EvaluationRecord] = []
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), _evaluation_mode(model):
         torch.manual_seed(seed)
         for rows in _batches(dataset, batch_size, progress):
             prompt_ids = tokenize_prompts(rows["prompt"], tokenizer)
@@ -164,10 +168,7 @@ def evaluate_self_correction(
                 tokenizer.batch_decode([turn.token_ids for turn in generated], skip_special_tokens=True)
                 for generated in generated_turns
             ]
-            rewards = [
-                _score(reward_func, rows, texts, [ids.token_ids for ids in generated], turn)
-                for turn, (texts, generated) in enumerate(zip(turns, generated_turns, strict=True), start=1)
-            ]
+            rewards = _score_turns(reward_func, rows, turns, generated_turns)
             records += [
                 EvaluationRecord(prompt, texts, turn_rewards, (rollout.turn_1.truncated, rollout.turn_2.truncated))
                 for prompt, texts, turn_rewards, rollout in zip(
@@ -235,15 +236,36 @@ def _batches(dataset: "Dataset", batch_size: int, progress: str | None) -> Itera
         yield dataset[start : start + batch_size]
 
 
-def _score(
-    reward_func: RewardFunc, rows: dict[str, list[Any]], texts: Sequence[str], ids: list[list[int]], turn: int
-) -> list[float | None]:
+def _score_turns(
+    reward_func: RewardFunc,
+    rows: dict[str, list[Any]],
+    texts_of_turns: Sequence[Sequence[str]],
+    generated_turns: Sequence[Sequence[GeneratedTurn]],
+) -> list[list[float | None]]:
+    """Scores both turns of a batch as the trainer does: each as an ordinary completion of the prompt."""
     is_chat = is_conversational_prompt(rows["prompt"][0])
-    completions: list[Completion] = [[{"role": "assistant", "content": text}] if is_chat else text for text in texts]
-    columns = {name: values for name, values in rows.items() if name != "prompt"}
-    values = reward_func(prompts=rows["prompt"], completions=completions, completion_ids=ids, **columns)
+    completions_of_turns: list[list[Completion]] = [
+        [[{"role": "assistant", "content": text}] if is_chat else text for text in texts] for texts in texts_of_turns
+    ]
+    columns = {name: values for name, values in rows.items() if name not in ("prompt", "completion", "completion_ids")}
     name = reward_func.__name__ if inspect.isfunction(reward_func) else type(reward_func).__name__
-    return check_turn_rewards(values, len(texts), name=name, turn=turn)
+    rewards = []
+    for turn, (completions, generated) in enumerate(zip(completions_of_turns, generated_turns, strict=True), start=1):
+        score = TurnReward(reward_func, name, TurnContext(turn, completions_of_turns[0]))
+        ids = [generated_turn.token_ids for generated_turn in generated]
+        rewards.append(score(prompts=rows["prompt"], completions=completions, completion_ids=ids, **columns))
+    return rewards
+
+
+@contextmanager
+def _evaluation_mode(model: "PreTrainedModel") -> Iterator[None]:
+    """Without dropout, and back to what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _metrics(records: Sequence[EvaluationRecord], seed: int) -> dict[str, Interval]:

@@ -14,7 +14,7 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/reward_t1": "Mean weighted reward of turn 1, of those scorable.",
     "score/reward_t2": "Mean weighted reward of turn 2, of those scorable.",
     "score/shaped_reward_t2": "Mean reward of turn 2 after shaping: r2 in Stage I, r2 + alpha (r2 - r1) in Stage II.",
-    "score/unscorable": "Number of turns, of both kinds, that no reward function could score.",
+    "score/unscorable": "Number of turns, of both kinds, that no reward function could score, per rollout batch.",
     "score/advantage_abs_t1": "Mean absolute advantage of turn 1, as trained on.",
     "score/advantage_abs_t2": "Mean absolute advantage of turn 2, as trained on.",
     "score/kl_t1": "KL of turn 1 to the reference, k1 estimate, in nats per sequence.",
@@ -36,5 +36,5 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/seconds_generation_t2": "Seconds spent generating turn 2, per rollout batch.",
     "score/seconds_rewards": "Seconds the trainer waited for rewards, per rollout batch.",
     "score/seconds_log_probs": "Seconds spent on the log-probabilities of policy and reference, per rollout batch.",
-    "score/seconds_update": "Seconds spent on forward, backward and optimizer, per micro-batch.",
+    "score/seconds_update": "Seconds spent on forward and backward, per micro-batch.",
 }

@@ -16,6 +16,7 @@ from torch import nn
 from trl import GRPOTrainer
 from trl.chat_template_utils import parse_response
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import (
     add_fused_lm_head,
     disable_dropout_in_model,
@@ -55,13 +56,14 @@ PRIVATE_NAMES: dict[str, str] = {
 """Methods of GRPOTrainer that this file overrides or calls, and the form that it counts on."""
 
 PRIVATE_ATTRIBUTES: dict[str, str] = {
-    "_metrics": "{'train' | 'eval': {key: list of values since the last log}}",
     "_tokenizer": "the tokenizer, also where the processing class is a processor",
-    "_is_vlm": "whether the processing class is a processor",
     "_dist": "has summon_full_params(model, recurse=...)",
     "_logs": "what the completions table is made of; ['extra'] holds the columns of log_extra",
+    "_tag_names": "tags of the model card",
+    "_name": "the method's name in the model card",
+    "_paper": "the method's paper in the model card: title, id, citation",
 }
-"""Attributes of a GRPOTrainer instance that this file reads."""
+"""Attributes of a GRPOTrainer instance that this file reads or sets."""
 
 
 class LogProbs(NamedTuple):
@@ -109,6 +111,7 @@ class GRPOSeams(GRPOTrainer):
         super().__init__(**kwargs)
         self._rows: list[dict[str, Any]] = []
         self._batch_seconds = 0.0
+        self._log_prob_seconds = 0.0
         # Set here and not passed on: TRL warns that a `rollout_func` is experimental, which is for its users to know.
         self.rollout_func = self._roll_out_for_trl
 
@@ -140,6 +143,7 @@ class GRPOSeams(GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         start = time.perf_counter()
         self._rows = inputs
+        self._log_prob_seconds = 0.0
         self._logs["extra"].clear()
         batch = self.finish_batch(super()._generate_and_score_completions(inputs))
         self._batch_seconds += time.perf_counter() - start
@@ -148,6 +152,11 @@ class GRPOSeams(GRPOTrainer):
     def take_batch_seconds(self) -> float:
         """Gives the seconds spent on making rollout batches since the last call."""
         seconds, self._batch_seconds = self._batch_seconds, 0.0
+        return seconds
+
+    def take_log_prob_seconds(self) -> float:
+        """Gives the seconds spent on log-probabilities, of policy and reference, since the batch was begun."""
+        seconds, self._log_prob_seconds = self._log_prob_seconds, 0.0
         return seconds
 
     def _roll_out_for_trl(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
@@ -168,6 +177,12 @@ class GRPOSeams(GRPOTrainer):
     ) -> torch.Tensor:
         base = super()._calculate_rewards
         return self.score_rollouts(inputs, prompts, lambda completions, ids: base(inputs, prompts, completions, ids))
+
+    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
+        start = time.perf_counter()
+        outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        self._log_prob_seconds += time.perf_counter() - start
+        return outputs
 
     def _compute_loss(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
         return self.turn_loss(model, inputs)
@@ -223,6 +238,12 @@ class GRPOSeams(GRPOTrainer):
                 compute_aux_loss=compute_entropy and self.aux_loss_enabled,
             )
         )
+
+    @contextmanager
+    def without_gradients(self) -> Iterator[None]:
+        """Wraps a forward that nothing is learned from, as TRL does: reentrant checkpointing would warn in it."""
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            yield
 
     def decode_turns(
         self, turns: Sequence[GeneratedTurn], prompt_ids: Sequence[list[int]], is_chat: bool

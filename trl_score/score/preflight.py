@@ -47,7 +47,9 @@ def check_dataset(dataset: "Dataset | IterableDataset", args: "SCoReConfig", nam
             one rollout batch.
     """
     columns = dataset.column_names
-    needed = ["prompt"] + ([args.offline_turn_1_column] if args.offline_turn_1_column else [])
+    # Evaluation lets the model answer both turns, so it needs no first turns from the dataset.
+    offline = [args.offline_turn_1_column] if args.offline_turn_1_column and name == "train_dataset" else []
+    needed = ["prompt", *offline]
     for column in needed:
         if columns is not None and column not in columns:
             raise ValueError(
@@ -182,10 +184,15 @@ def first_prompts(dataset: "Dataset | IterableDataset") -> list[Prompt]:
 
     Returns:
         `list`: prompts, at least one.
+
+    Raises:
+        `ValueError`: If an iterable dataset is empty, or its first row has no prompt.
     """
     if hasattr(dataset, "__len__"):
         return list(dataset["prompt"])
-    row = next(iter(dataset))
+    row = next(iter(dataset), None)
+    if row is None:
+        raise ValueError("`train_dataset` is empty. Check the split, and the filters before it.")
     if "prompt" not in row:
         raise ValueError(f"`train_dataset` must have a column 'prompt', got the columns {sorted(row)}.")
     return [row["prompt"]]

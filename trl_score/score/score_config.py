@@ -27,6 +27,11 @@ _REFUSED: tuple[tuple[str, Any, str], ...] = (
         "per-reward normalisation divides by standard deviations and so cancels alpha",
     ),
     ("sync_ref_model", False, "SCoRe's reference is one frozen model through both stages"),
+    (
+        "use_bias_correction_kl",
+        False,
+        "k1 needs no correction, k2's on-policy gradient is right, and k3 is there to compare as it is",
+    ),
     ("use_vllm", False, "two-turn rollouts through vLLM are not built yet; generation runs through transformers"),
     ("delta", None, "two-sided clipping is not defined for per-turn advantages here"),
     ("top_entropy_quantile", 1.0, "leaving low-entropy tokens out would break each turn's token sum"),
@@ -115,9 +120,9 @@ class SCoReConfig(GRPOConfig):
         scale_rewards (`str`, *optional*, defaults to `"none"`):
             Only `"none"`: a standard deviation would cancel alpha.
         use_bias_correction_kl (`bool`, *optional*, defaults to `False`):
-            Not used: k1 needs no correction, k2's on-policy gradient is the reverse KL's already.
+            Only `False`: k1 needs no correction, k2's on-policy gradient is the reverse KL's already.
         beta (`float`, *optional*, defaults to `0.0`):
-            Set from `beta_1` and `beta_2`; TRL loads a reference where it is not 0.
+            Only 0: one coefficient for both turns together, in whose place SCoRe has `beta_1` and `beta_2`.
     """
 
     learning_rate: float = field(
@@ -137,7 +142,7 @@ class SCoReConfig(GRPOConfig):
         default="none", metadata={"help": "Only 'none': dividing by a standard deviation would cancel alpha."}
     )
     use_bias_correction_kl: bool = field(
-        default=False, metadata={"help": "Not used: k1 needs no correction, and k2's on-policy gradient is right."}
+        default=False, metadata={"help": "Only False: k1 needs no correction, and k2's on-policy gradient is right."}
     )
 
     # Parameters that control the stages
@@ -251,19 +256,20 @@ class SCoReConfig(GRPOConfig):
         self._check_choices()
         self._check_numbers()
         self._check_group()
-        if isinstance(self.correction_prompt, str) and self.correction_prompt.lstrip().startswith("[{"):
-            self.correction_prompt = json.loads(self.correction_prompt)
+        self.correction_prompt = _messages_from_json(self.correction_prompt)
         as_correction_messages(self.correction_prompt)
-        # TRL loads a reference, or keeps the adapter's way back to one, where `beta` is not 0.
-        needed_beta = max(self.beta_1, self.beta_2)
-        if self.beta not in (0.0, needed_beta):
+        if self.beta != 0.0:
             raise ValueError(
                 f"`beta` is one coefficient for a whole completion, got {self.beta}; SCoRe has one for each turn and "
                 "stage. Set `beta_1` (default) and `beta_2` (turn 1 in Stage I) instead."
             )
-        self.beta = needed_beta
         super().__post_init__()  # type: ignore[no-untyped-call]
         self._check_refused()
+
+    @property
+    def needs_reference(self) -> bool:
+        """`bool`: Whether a reference model takes part."""
+        return max(self.beta_1, self.beta_2) > 0.0
 
     @property
     def turn_budgets(self) -> tuple[int, int]:
@@ -335,6 +341,19 @@ class SCoReConfig(GRPOConfig):
                 raise ValueError(
                     f"`{name}={self.__dict__[name]!r}` is not supported by SCoRe: {reason}. Leave it at {off!r}."
                 )
+
+
+def _messages_from_json(correction_prompt: Any) -> Any:
+    """The command line knows no list of messages, so there it comes as JSON."""
+    if not isinstance(correction_prompt, str) or not correction_prompt.lstrip().startswith("[{"):
+        return correction_prompt
+    try:
+        return json.loads(correction_prompt)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"`correction_prompt` begins like a JSON list of messages but is none, {error}: {correction_prompt!r}. "
+            "Mend the JSON, or let the text begin in another way."
+        ) from error
 
 
 def _has_accelerator(use_cpu: bool) -> bool:

@@ -5,17 +5,14 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import gather, gather_object, is_peft_model
+from accelerate.utils import gather, gather_object
 from torch import nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from trl_score import trl_compat
@@ -28,6 +25,14 @@ from trl_score.score.prompts import Correction, is_conversational_prompt, tokeni
 from trl_score.score.rollout import roll_out_two_turns
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
+from trl_score.score.trainer_inputs import (
+    copied_reference,
+    load_model_config,
+    load_tokenizer,
+    refuse_other_rollouts,
+    trl_beta,
+    wrap_reward_functions,
+)
 from trl_score.score.turn_metrics import (
     ROLLOUT_COLUMNS,
     MetricWindow,
@@ -133,20 +138,21 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         rollout_func: None = None,
         environment_factory: None = None,
     ) -> None:
-        _refuse_other_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
+        refuse_other_rollouts(tools=tools, rollout_func=rollout_func, environment_factory=environment_factory)
         if args is None:
             name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
-        processing_class = _load_tokenizer(model, args) if processing_class is None else processing_class
+        processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
         self._correction = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
         self._turn_context = TurnContext()
-        reference = _copied_reference(model, args, peft_config)
-        with _without_trl_reference(args, reference is not None):
+        reference = copied_reference(model, args, peft_config)
+        needed_beta = max(args.beta_1, args.beta_2)
+        with trl_beta(args, 0.0 if reference is not None else needed_beta):
             super().__init__(
                 model=model,
-                reward_funcs=_wrap_reward_functions(reward_funcs, self._turn_context),
+                reward_funcs=wrap_reward_functions(reward_funcs, self._turn_context),
                 args=args,
                 train_dataset=train_dataset,
                 eval_dataset=eval_dataset,
@@ -157,7 +163,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
-        self.beta = args.beta
+        self.beta = needed_beta
         if reference is not None:
             self.use_reference(reference)
         elif args.ref_model_name_or_path == "base" and "ref" in self._peft_model().peft_config:
@@ -169,7 +175,9 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._mask_truncated_turns, self.mask_truncated_completions = self.mask_truncated_completions, False
 
         self._windows = {"train": MetricWindow(), "eval": MetricWindow()}
-        self._table_rows: deque[dict[str, Any]] = deque(maxlen=args.generation_batch_size)
+        self._table_rows: dict[str, deque[dict[str, Any]]] = {
+            mode: deque(maxlen=args.generation_batch_size) for mode in ("train", "eval")
+        }
         self._turn_1_scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score-turn-1")
         self._prompts: list[Prompt] = []
         self._rollouts: list[Rollout] = []
@@ -202,7 +210,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 preflight.check_dataset(dataset, args, name)
         prompts = preflight.first_prompts(train_dataset)
         correction = preflight.read_correction(preflight.is_chat_dataset(prompts), args, tokenizer)
-        config = _model_config(model, args)
+        config = load_model_config(model, args)
         preflight.check_context(prompts, correction, args, tokenizer, config)
         preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
         return correction
@@ -214,6 +222,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             return 1 if self.args.stage == "1" else 2
         before_training = self.state.max_steps <= 0
         return 1 if before_training or self.state.global_step < self.num_stage_1_steps else 2
+
+    @property
+    def _trained_stage(self) -> Stage:
+        """The stage of the last step taken: at the boundary the model has not been through Stage II yet."""
+        is_at_boundary = self.args.stage == "both" and self.state.global_step == self.num_stage_1_steps > 0
+        return 1 if is_at_boundary else self.stage
 
     @property
     def num_stage_1_steps(self) -> int:
@@ -391,6 +405,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         weights = self.reward_weights.to(device)
         rewards_t1, rewards_t2 = (weighted_rewards(rewards, weights) for rewards in self._rewards_per_func)
         penalties_t1, penalties_t2 = self._kl_penalties(batch, turn_of_token)
+        self._windows[self.mode].add("score/seconds_log_probs", self.take_log_prob_seconds())
         returns = turn_returns(
             rewards_t1,
             rewards_t2,
@@ -431,13 +446,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if self.args.kl_estimator != "k1" or self.beta == 0.0 or self.mode == "eval":
             none = torch.zeros_like(self._rewards_per_func[0][:, 0])
             return none, none
-        start = time.perf_counter()
         logps = batch.get("old_per_token_logps")
         if logps is None:
-            with torch.no_grad():
+            with self.without_gradients():
                 size = self.args.per_device_train_batch_size
                 logps = self.log_probs(self.model, batch, batch_size=size).per_token_logps
-        self._windows[self.mode].add("score/seconds_log_probs", time.perf_counter() - start)
         coefficients = self.kl_coefficients
         penalties = [
             coefficients[turn - 1] * sequence_kl(logps, batch["ref_per_token_logps"], turn_of_token, turn)
@@ -504,7 +517,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         return per_process / (self.args.steps_per_generation if self.mode == "train" else 1)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Runs one micro-batch, and logs the seconds that its forward, backward and optimizer took."""
+        """Runs one micro-batch, and logs the seconds that its forward and backward took."""
         start = time.perf_counter()
         self.take_batch_seconds()  # an evaluation since the last step left its own
         loss = super().training_step(*args, **kwargs)
@@ -537,19 +550,30 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         }
         for key, values in columns.items():
             window.add_mean(key, self._without_padding_rows(values))
-        unscorable = torch.isnan(rewards_t1).sum() + torch.isnan(rewards_t2).sum()
-        window.add("score/unscorable", unscorable.item())
+        unscorable = sum(int(torch.isnan(self._without_padding_rows(r)).sum()) for r in (rewards_t1, rewards_t2))
+        window.add("score/unscorable", unscorable)
         window.add("score/stage", self.stage)
         window.add("score/beta_2", self.adaptive_beta_2.beta_2)
 
     def _without_padding_rows(self, values: torch.Tensor) -> torch.Tensor:
         """Leaves out the rows that were repeated to fill the last evaluation batch on several processes."""
+        return values[: self._num_real_rows(len(values))]
+
+    def _num_real_rows(self, num_rows: int) -> int:
+        """How many rollouts of all processes are not there to fill the last evaluation batch."""
         loader_state = self.accelerator.gradient_state
-        is_padded = self.mode == "eval" and loader_state.end_of_dataloader and loader_state.remainder > 0
-        return values[: loader_state.remainder] if is_padded else values
+        if self.mode == "train" or not loader_state.end_of_dataloader or loader_state.remainder < 0:
+            return num_rows
+        # accelerate counts dataset rows, and each of them stands for `num_generations_eval` rollouts.
+        whole_batch = self.args.eval_batch_size * self.accelerator.num_processes
+        return loader_state.remainder * self.num_generations_eval % whole_batch or num_rows
 
     def _log_loss(self, forward: trl_compat.LogProbs, is_clipped: torch.Tensor, batch: trl_compat.Batch) -> None:
         turn_of_token, ref_logps = batch["turn_of_token"], batch.get("ref_per_token_logps")
+        if self.mode == "eval":
+            num_real = self._num_real_rows(len(self._gathered_columns)) - self._first_row
+            turn_of_token = turn_of_token.clone()
+            turn_of_token[max(num_real, 0) :] = 0
         logps = forward.per_token_logps.detach()
         stats = []
         for turn in (1, 2):
@@ -578,10 +602,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.log_completions = False  # TRL's table would show both turns glued together
         super().log(logs, start_time)
         self.log_completions = self.args.log_completions
-        if self.args.log_completions and self.accelerator.is_main_process and self._table_rows:
-            rows = list(self._table_rows)
-            print_turns_table(rows, self.state.global_step, self.num_completions_to_print)
-            save_turns_table(rows, cast(str, self.args.output_dir), self.state.global_step, self.args.report_to)
+        table_rows, step = self._table_rows[self.mode], self.state.global_step
+        if self.args.log_completions and self.accelerator.is_main_process and table_rows:
+            print_turns_table(list(table_rows), step, self.num_completions_to_print)
+            save_turns_table(list(table_rows), cast(str, self.args.output_dir), step, self.args.report_to, prefix)
+        table_rows.clear()
 
     def _log_table(self, batch: trl_compat.Batch, advantages_t1: torch.Tensor, advantages_t2: torch.Tensor) -> None:
         columns: dict[str, list[Any]] = {
@@ -595,7 +620,10 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         columns |= self.take_extra_columns(len(columns["prompt"]))
         columns["advantage_t1"] = advantages_t1.tolist()
         columns["advantage_t2"] = advantages_t2.tolist()
-        self._table_rows.extend(dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True))
+        # TRL keeps as many values of `log_extra` as a training batch has rollouts; an evaluation batch may have more.
+        num_kept = cast(int, self.args.generation_batch_size)
+        rows = zip(*(values[-num_kept:] for values in columns.values()), strict=True)
+        self._table_rows[self.mode].extend(dict(zip(columns, row, strict=True)) for row in rows)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Saves the model, and beside it `score_config.json`: its stage, and what it was trained with."""
@@ -613,102 +641,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 "correction_prompt",
             )
             settings = {name: self.args.__dict__[name] for name in names}
-            settings |= {"stage": self.stage, "max_completion_length": list(self.args.turn_budgets)}
+            settings |= {"stage": self._trained_stage, "max_completion_length": list(self.args.turn_budgets)}
             (folder / preflight.STAGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     def _peft_model(self) -> Any:
         return self.accelerator.unwrap_model(self.model)
-
-
-def _refuse_other_rollouts(**options: Any) -> None:
-    for name, value in options.items():
-        if value is not None:
-            raise ValueError(
-                f"`{name}` is not supported: SCoRe makes its own rollouts of exactly two turns, an answer and a "
-                "correction. Use `trl.GRPOTrainer` for tools, environments and rollouts of your own."
-            )
-
-
-def _load_tokenizer(model: "str | PreTrainedModel | PeftModel", args: SCoReConfig) -> PreTrainedTokenizerBase:
-    name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
-    return AutoTokenizer.from_pretrained(
-        name,
-        revision=_model_init_kwargs(args).get("revision"),
-        truncation_side="left",
-        padding_side="left",
-        trust_remote_code=args.trust_remote_code,
-    )
-
-
-def _model_config(model: "str | PreTrainedModel | PeftModel", args: SCoReConfig) -> Any:
-    if not isinstance(model, str):
-        return model.config
-    revision = _model_init_kwargs(args).get("revision")
-    return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
-
-
-def _model_init_kwargs(args: SCoReConfig) -> dict[str, Any]:
-    return dict(args.model_init_kwargs) if isinstance(args.model_init_kwargs, dict) else {}
-
-
-def _wrap_reward_functions(reward_funcs: Any, context: TurnContext) -> list[Any]:
-    """Callables learn to score one turn at a time; reward models, and names of such, stay as they are."""
-    functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
-    if reward_funcs is None or not functions:
-        raise ValueError("`reward_funcs` must hold at least one reward function or reward model, got none.")
-    wrapped: list[Any] = []
-    for func in functions:
-        if isinstance(func, (str, nn.Module)):
-            wrapped.append(func)
-        elif not callable(func):
-            raise TypeError(
-                f"A reward function must be callable, a reward model or a model's name, got {func!r} of type "
-                f"{type(func).__name__}."
-            )
-        else:
-            wrapper = AsyncTurnReward if trl_compat.is_async_callable(func) else TurnReward
-            wrapped.append(wrapper(func, trl_compat.get_callable_name(func), context))
-    return wrapped
-
-
-def _copied_reference(
-    model: "str | PreTrainedModel | PeftModel", args: SCoReConfig, peft_config: "PeftConfig | None"
-) -> nn.Module | None:
-    """
-    The reference, where TRL would not make the right one: a named one, and a copy of a model that is in memory.
-
-    TRL loads the reference of an in-memory model from the path that the model once came from, which is another model if
-    it was trained since. With PEFT the reference is the model with its adapter off, and TRL sees to that.
-    """
-    path = args.ref_model_name_or_path
-    if peft_config is not None or (not isinstance(model, str) and is_peft_model(model)):
-        if path not in (None, "base"):
-            raise ValueError(
-                f"With PEFT the reference is the model without its adapter, or the adapter's first state, got "
-                f"`ref_model_name_or_path={path!r}`. Leave it out, or pass 'base'."
-            )
-        return None
-    if path == "base":
-        raise ValueError("`ref_model_name_or_path='base'` is for PEFT. Pass the base model's name or path instead.")
-    if args.beta == 0.0:
-        return None
-    if path is not None:
-        kwargs = {"trust_remote_code": args.trust_remote_code, **_model_init_kwargs(args)}
-        if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
-            kwargs["device_map"] = None  # as TRL: each process holds its own copy
-        return trl_compat.create_model_from_path(path, **kwargs).requires_grad_(False)
-    is_partitioned = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    if isinstance(model, str) or is_partitioned:
-        return None
-    return deepcopy(model).requires_grad_(False)
-
-
-@contextmanager
-def _without_trl_reference(args: SCoReConfig, is_active: bool) -> Iterator[None]:
-    """TRL makes no reference where `beta` is 0."""
-    beta = args.beta
-    args.beta = 0.0 if is_active else beta
-    try:
-        yield
-    finally:
-        args.beta = beta

@@ -175,8 +175,7 @@ class TurnReward:
             try:
                 return ahead.result()
             except ValueError as error:
-                # `signal.alarm`, which some graders use, exists in the main thread only.
-                if "main thread" not in str(error):
+                if not _needs_main_thread(error):
                     raise
                 logger.warning(
                     "Reward function %r works in the main thread only (%s), so turn 1 is no longer scored while turn 2 "
@@ -256,6 +255,19 @@ class AsyncTurnReward:
             error.add_note(f"Raised by reward function {self.__name__!r} while it scored turn {turn}.")
             raise
         return check_turn_rewards(values, len(kwargs["completions"]), name=self.__name__, turn=turn)
+
+
+def _needs_main_thread(error: BaseException | None) -> bool:
+    """
+    Whether a function failed for want of `signal.alarm`, which some graders use and only the main thread has.
+
+    Python's own error says so. math-verify's says it in other words, and has Python's as its cause.
+    """
+    while error is not None:
+        if "main thread" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _wanted_turn_arguments(func: Callable[..., Any]) -> frozenset[str]:
