@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -11,6 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 if TYPE_CHECKING:
     from trl_score.score.score_config import SCoReConfig
+    from trl_score.score.turn_metrics import MetricWindow
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +112,20 @@ class StageBoundary(TrainerCallback):
     def __init__(self, args: "SCoReConfig") -> None:
         self.args = args
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Warns where the split leaves one of the two stages without a step."""
+        num_steps = self.args.num_stage_1_steps(state.max_steps)
+        if self.args.stage == "both" and not 0 < num_steps < state.max_steps:
+            logger.warning(
+                "`stage='both'` with `stage_1_steps=%s` gives Stage I %d of %d steps, so one stage is left out. Name "
+                "the stage that is meant, or change `stage_1_steps`.",
+                self.args.stage_1_steps,
+                num_steps,
+                state.max_steps,
+            )
+
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
@@ -119,6 +135,32 @@ class StageBoundary(TrainerCallback):
             control.should_save = control.should_save or str(args.save_strategy.value) != "no"
             control.should_evaluate = control.should_evaluate or str(args.eval_strategy.value) != "no"
         return control
+
+
+class OptimizerTimer(TrainerCallback):
+    """
+    Times the optimizer's step, which runs outside the trainer's own `training_step`.
+
+    Args:
+        window ([`MetricWindow`]):
+            Where `score/seconds_optimizer` is added.
+    """
+
+    def __init__(self, window: "MetricWindow") -> None:
+        self.window = window
+        self.start = 0.0
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the clock."""
+        self.start = time.perf_counter()
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stops the clock."""
+        self.window.add("score/seconds_optimizer", time.perf_counter() - self.start)
 
 
 class CollapseDetector(TrainerCallback):

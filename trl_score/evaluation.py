@@ -232,7 +232,7 @@ def _pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
 
 def _batches(dataset: "Dataset", batch_size: int, progress: str | None) -> Iterable[dict[str, list[Any]]]:
     starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc=progress, disable=progress is None, unit="batch"):
+    for start in tqdm(starts, desc=progress, disable=progress is None, unit="batch", leave=False):
         yield dataset[start : start + batch_size]
 
 

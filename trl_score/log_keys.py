@@ -17,8 +17,8 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/unscorable": "Number of turns, of both kinds, that no reward function could score, per rollout batch.",
     "score/advantage_abs_t1": "Mean absolute advantage of turn 1, as trained on.",
     "score/advantage_abs_t2": "Mean absolute advantage of turn 2, as trained on.",
-    "score/kl_t1": "KL of turn 1 to the reference, k1 estimate, in nats per sequence.",
-    "score/kl_t2": "KL of turn 2 to the reference, k1 estimate, in nats per sequence.",
+    "score/kl_t1": "KL of turn 1 to the reference, k1 estimate, in nats per sequence (greedy: a log-ratio, no KL).",
+    "score/kl_t2": "KL of turn 2 to the reference, k1 estimate, in nats per sequence (greedy: a log-ratio, no KL).",
     "score/kl_per_token_t1": "KL of turn 1 to the reference, in nats per token.",
     "score/kl_per_token_t2": "KL of turn 2 to the reference, in nats per token.",
     "score/entropy_t1": "Mean entropy of the policy on turn 1's tokens, in nats per token.",
@@ -37,4 +37,5 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/seconds_rewards": "Seconds the trainer waited for rewards, per rollout batch.",
     "score/seconds_log_probs": "Seconds spent on the log-probabilities of policy and reference, per rollout batch.",
     "score/seconds_update": "Seconds spent on forward and backward, per micro-batch.",
+    "score/seconds_optimizer": "Seconds spent on the optimizer's step, per step.",
 }

@@ -206,7 +206,15 @@ class GRPOSeams(GRPOTrainer):
 
     def take_extra_columns(self, num_rows: int) -> dict[str, list[Any]]:
         """Gives the columns that reward functions logged for the last `num_rows` rollouts of all processes."""
-        return {column: list(values)[-num_rows:] for column, values in self._logs["extra"].items()}
+        columns = {column: list(values)[-num_rows:] for column, values in self._logs["extra"].items()}
+        num_expected = min(num_rows, self.args.generation_batch_size)  # TRL keeps no more
+        for column, values in columns.items():
+            if len(values) != num_expected:
+                raise ValueError(
+                    f"`log_extra` must be given one value per completion, got {len(values)} for the {num_expected} "
+                    f"rows of {column!r}. Log a value, or None, for each completion of the turn."
+                )
+        return columns
 
     def log_probs(
         self, model: nn.Module, batch: Batch, *, compute_entropy: bool = False, batch_size: int | None = None

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather, gather_object, is_peft_model
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 from transformers.trainer_utils import get_last_checkpoint
 
 from trl_score import trl_compat
-from trl_score.callbacks import AdaptiveBeta2, StageBoundary, print_turns_table, save_turns_table
+from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, print_turns_table, save_turns_table
 from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.advantages import group_advantages, spread_over_turns
@@ -174,6 +174,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         # TRL would look at the end of the whole completion only; here each turn is looked at on its own.
         self._mask_truncated_turns, self.mask_truncated_completions = self.mask_truncated_completions, False
 
+        self._eval_prefix = "eval"
         self._windows = {"train": MetricWindow(), "eval": MetricWindow()}
         self._table_rows: dict[str, deque[dict[str, Any]]] = {
             mode: deque(maxlen=args.generation_batch_size) for mode in ("train", "eval")
@@ -187,6 +188,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.adaptive_beta_2 = AdaptiveBeta2(args.beta_2, args.beta_2_target_kl)
         self.add_callback(self.adaptive_beta_2)
         self.add_callback(StageBoundary(args))
+        self.add_callback(OptimizerTimer(self._windows["train"]))
 
     # Before training
 
@@ -212,22 +214,21 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         correction = preflight.read_correction(preflight.is_chat_dataset(prompts), args, tokenizer)
         config = load_model_config(model, args)
         preflight.check_context(prompts, correction, args, tokenizer, config)
-        preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
+        if isinstance(model, str) or not is_peft_model(model):  # an adapter does not tell where it came from
+            preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
         return correction
 
     @property
     def stage(self) -> Stage:
         """`int`: The stage, 1 or 2, in which rollouts made now are paid."""
+        # Evaluation looks back: at the boundary the model has not been through Stage II yet.
+        return self._stage_of_step(self.state.global_step - (self.mode == "eval"))
+
+    def _stage_of_step(self, step: int) -> Stage:
         if self.args.stage != "both":
             return 1 if self.args.stage == "1" else 2
         before_training = self.state.max_steps <= 0
-        return 1 if before_training or self.state.global_step < self.num_stage_1_steps else 2
-
-    @property
-    def _trained_stage(self) -> Stage:
-        """The stage of the last step taken: at the boundary the model has not been through Stage II yet."""
-        is_at_boundary = self.args.stage == "both" and self.state.global_step == self.num_stage_1_steps > 0
-        return 1 if is_at_boundary else self.stage
+        return 1 if before_training or step < self.num_stage_1_steps else 2
 
     @property
     def num_stage_1_steps(self) -> int:
@@ -594,9 +595,16 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if self.mode == "train" and self.stage == 1:
             self.adaptive_beta_2.observe(kl_sum=totals[0][0], num_rollouts=totals[0][3])
 
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluates as [`~transformers.Trainer.evaluate`]; of a dict of datasets, each one's keys have its name."""
+        self._eval_prefix = metric_key_prefix
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs TRL's keys and ours, and the completions table with both turns side by side."""
-        prefix = "eval_" if self.mode == "eval" else ""
+        prefix = f"{self._eval_prefix}_" if self.mode == "eval" else ""
         means = self._windows[self.mode].take_means()
         logs.update({f"{prefix}{key}": cast(float, value) for key, value in means.items()})
         self.log_completions = False  # TRL's table would show both turns glued together
@@ -641,7 +649,10 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 "correction_prompt",
             )
             settings = {name: self.args.__dict__[name] for name in names}
-            settings |= {"stage": self._trained_stage, "max_completion_length": list(self.args.turn_budgets)}
+            settings |= {
+                "stage": self._stage_of_step(self.state.global_step - 1),
+                "max_completion_length": list(self.args.turn_budgets),
+            }
             (folder / preflight.STAGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     def _peft_model(self) -> Any:
