@@ -53,7 +53,7 @@ LAYERS = {
             "metrics.*",
         ),
         (),
-        ("numpy", "rapidfuzz", "sympy"),
+        ("numpy", "rapidfuzz", "sympy", "mpmath", "math_verify", "latex2sympy2_extended"),
         ("jinja2",),
     ),
     "plots": Layer(("plots", "plots.*"), ("text",), ("numpy",), ("matplotlib",)),
