@@ -1,0 +1,291 @@
+"""Train a language model to correct itself with SCoRe.
+
+The embedded task (no network, no arguments, a few minutes on two cores), then a table, a figure and some dialogues:
+
+    accelerate launch examples/train_score.py
+
+A model of your own, from a configuration or from flags (all of TRL's script arguments, `--help` lists them):
+
+    accelerate launch examples/train_score.py --config examples/configs/qwen2.5-1.5b_lora.yaml
+    accelerate launch examples/train_score.py --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct \
+        --dataset_name openai/gsm8k --dataset_config main --reward_funcs my_module.my_reward --use_peft
+"""
+
+import importlib
+import json
+import platform
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+import trl
+from accelerate.logging import get_logger
+from datasets import Dataset, DatasetDict, load_dataset
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback
+from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
+
+import trl_score
+from trl_score import SCoReConfig, SCoReTrainer
+from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector, TurnProgress
+from trl_score.data import adder
+from trl_score.evaluation import Evaluation, evaluate_self_correction, load_model
+from trl_score.records import RewardFunc
+
+# TRL's defaults use names that transformers is about to rename.
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+logger = get_logger(__name__)
+
+EMBEDDED_CONFIG = Path(__file__).parent / "configs" / "adder.yaml"
+EMBEDDED = "adder"
+"""What `--model_name_or_path`, `--dataset_name` and `--reward_funcs` call the model, the data and the reward that are
+shipped with the package."""
+
+METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
+STAGES = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"}
+
+
+@dataclass
+class SCoReScriptArguments(ScriptArguments):
+    """
+    Script arguments of SCoRe, beside TRL's own.
+
+    Args:
+        reward_funcs (`list[str]`):
+            Reward functions: `adder`, or any dotted import path (e.g., `my_lib.rewards.custom_reward`); a class is
+            called without arguments. The first one decides whether a turn counts as right.
+        final_eval_size (`int`, *optional*, defaults to `0`):
+            Problems of the test split on which the base and the result of each stage are compared after training.
+        train_size (`int`, *optional*, defaults to `8192`):
+            Training problems to make, for the embedded task only.
+    """
+
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Dataset name or path, a local file, or 'adder' for the embedded task."}
+    )
+    reward_funcs: list[str] | None = field(
+        default=None, metadata={"help": "Reward functions: 'adder', or dotted import paths."}
+    )
+    final_eval_size: int = field(
+        default=0, metadata={"help": "Problems on which base and stages are compared after training. 0: none."}
+    )
+    train_size: int = field(default=8192, metadata={"help": "Training problems to make, embedded task only."})
+
+
+def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_args: ModelConfig) -> None:
+    """Trains, saves, and shows what was learned."""
+    start = time.perf_counter()
+    transformers.logging.disable_progress_bar()  # of loading and saving weights
+    model_path = (
+        str(adder.adder_base_path()) if model_args.model_name_or_path == EMBEDDED else model_args.model_name_or_path
+    )
+    datasets = load_datasets(script_args, training_args)
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+    wants_eval = training_args.eval_strategy != "no"
+    trainer = SCoReTrainer(
+        model=model_path,
+        reward_funcs=load_reward_funcs(script_args.reward_funcs),
+        args=training_args,
+        train_dataset=choose_split(datasets, script_args.dataset_train_split),
+        eval_dataset=choose_split(datasets, script_args.dataset_test_split) if wants_eval else None,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+        callbacks=[CopyDetector(), SandbaggingDetector(), KLBudgetDetector(), TruncationDetector()],
+    )
+    trainer.remove_callback(ProgressCallback)
+    if not training_args.disable_tqdm:
+        trainer.add_callback(TurnProgress())
+    trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    seconds_training = time.perf_counter() - start
+    trainer.save_model(training_args.output_dir)
+    trainer.save_state()
+    if script_args.final_eval_size and trainer.accelerator.is_main_process:
+        problems = choose_split(datasets, script_args.dataset_test_split)
+        problems = problems.select(range(min(script_args.final_eval_size, len(problems))))
+        report(trainer, model_path, problems, load_reward_funcs(script_args.reward_funcs)[0], seconds_training)
+    trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
+    if training_args.push_to_hub:
+        trainer.push_to_hub(dataset_name=script_args.dataset_name)
+        trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}")
+
+
+def load_datasets(script_args: SCoReScriptArguments, training_args: SCoReConfig) -> DatasetDict | dict[str, Dataset]:
+    """Loads the embedded task, a dataset of the Hub, or local files."""
+    if script_args.dataset_name is None:
+        raise ValueError("`--dataset_name` is needed: a name on the Hub, a folder, a .jsonl file, or 'adder'.")
+    if script_args.dataset_name == EMBEDDED:
+        return {
+            script_args.dataset_train_split: adder.adder_dataset(
+                script_args.train_size, seed=training_args.seed, split="train"
+            ),
+            script_args.dataset_test_split: adder.adder_dataset(
+                max(script_args.final_eval_size, 256), seed=0, split="eval"
+            ),
+        }
+    path = Path(script_args.dataset_name)
+    if path.suffix in (".json", ".jsonl", ".parquet", ".csv"):
+        builder = {".jsonl": "json"}.get(path.suffix, path.suffix[1:])
+        return load_dataset(builder, data_files={script_args.dataset_train_split: str(path)})
+    return load_dataset(
+        script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
+    )
+
+
+def choose_split(datasets: DatasetDict | dict[str, Dataset], name: str) -> Dataset:
+    """Gives one split of what was loaded."""
+    if name not in datasets:
+        raise ValueError(
+            f"The dataset has no split {name!r}, only {', '.join(datasets)}. Name one with `--dataset_train_split` or "
+            "`--dataset_test_split`."
+        )
+    return datasets[name]
+
+
+def load_reward_funcs(names: list[str] | None) -> list[Callable[..., Any]]:
+    """Finds reward functions by name."""
+    if not names:
+        raise ValueError("`--reward_funcs` is needed: 'adder', or a dotted import path such as my_module.my_reward.")
+    return [_load_reward_func(name) for name in names]
+
+
+def _load_reward_func(name: str) -> Callable[..., Any]:
+    if name == EMBEDDED:
+        return adder.adder_reward
+    module_name, _, attribute = name.rpartition(".")
+    if not module_name:
+        raise ValueError(f"Reward function {name!r} is not known. Use 'adder', or a dotted import path.")
+    sys.path.insert(0, str(Path.cwd()))
+    module = importlib.import_module(module_name)
+    if not hasattr(module, attribute):
+        raise ValueError(f"Module {module_name!r} has no {attribute!r}; it has {', '.join(dir(module))}.")
+    found = getattr(module, attribute)
+    return found() if isinstance(found, type) else found
+
+
+def report(
+    trainer: SCoReTrainer, base_path: str, problems: Dataset, reward_func: RewardFunc, seconds_training: float
+) -> None:
+    """Compares base, Stage I and Stage II on held-out problems: a table, a figure, dialogues, and summary.json."""
+    args = trainer.args
+    folder = Path(args.output_dir)
+    stage_1 = folder / f"checkpoint-{trainer.num_stage_1_steps}"
+    paths = {"base": base_path, "stage1": str(stage_1), "stage2": str(folder)}
+    start = time.perf_counter()
+    evaluations = {
+        stage: evaluate_stage(path, problems, reward_func, args, STAGES[stage])
+        for stage, path in paths.items()
+        if stage != "stage1" or stage_1.is_dir()
+    }
+    summary: dict[str, Any] = {
+        stage: {
+            decoding: {name: evaluation.metrics[name].as_dict() for name in METRICS}
+            for decoding, evaluation in by_decoding.items()
+        }
+        for stage, by_decoding in evaluations.items()
+    }
+    summary |= {
+        "seed": args.seed,
+        "num_problems": len(problems),
+        "seconds": {"training": round(seconds_training, 1), "evaluation": round(time.perf_counter() - start, 1)},
+        "versions": {
+            "python": platform.python_version(),
+            **{module.__name__: module.__version__ for module in (torch, transformers, trl, trl_score)},
+        },
+    }
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    console = Console()
+    print_dialogues(console, evaluations["stage2"]["greedy"])
+    print_table(console, summary)
+    figure = draw_figure(trainer.state.log_history, summary["base"]["sampled"], folder)
+    console.print(f"Training {seconds_training:.0f} s, evaluation {summary['seconds']['evaluation']:.0f} s")
+    console.print(f"Figure: {figure}   Numbers: {folder / 'summary.json'}")
+
+
+def evaluate_stage(
+    path: str, problems: Dataset, reward_func: RewardFunc, args: SCoReConfig, label: str
+) -> dict[str, Evaluation]:
+    """Evaluates one model greedily and sampled."""
+    model: PreTrainedModel = load_model(path)
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    return {
+        decoding: evaluate_self_correction(
+            model,
+            tokenizer,
+            problems,
+            reward_func,
+            max_completion_length=args.turn_budgets,
+            correction_prompt=args.correction_prompt,
+            do_sample=decoding == "sampled",
+            temperature=args.temperature,
+            batch_size=args.per_device_eval_batch_size,
+            seed=args.seed,
+            progress=f"{label}, {decoding}",
+        )
+        for decoding in ("greedy", "sampled")
+    }
+
+
+def print_table(console: Console, summary: dict[str, Any]) -> None:
+    """Prints the paper's table, with 95% intervals, greedy and sampled; fits into 80 columns."""
+    for decoding in ("greedy", "sampled"):
+        title = f"{decoding.capitalize()}, {summary['num_problems']} held-out problems (%, below it the 95% interval)"
+        table = Table(title=title, title_justify="left", box=HORIZONTALS)
+        for column in ("", "turn 1", "turn 2", "delta", "i->c", "c->i"):
+            table.add_column(column, justify="right" if column else "left", no_wrap=True)
+        for stage, label in STAGES.items():
+            if stage in summary:
+                metrics = summary[stage][decoding]
+                table.add_row(label, *(_percent(metrics[name], "delta_t" in name) for name in METRICS[:5]))
+        console.print(table)
+
+
+def _percent(metric: dict[str, float], signed: bool) -> str:
+    if signed:
+        return f"{100 * metric['value']:+.1f}\n[dim]{100 * metric['low']:+.1f}, {100 * metric['high']:+.1f}[/dim]"
+    return f"{100 * metric['value']:.1f}\n[dim]{100 * metric['low']:.1f}-{100 * metric['high']:.1f}[/dim]"
+
+
+def print_dialogues(console: Console, evaluation: Evaluation, num_each: int = 2) -> None:
+    """Prints a few dialogues of each outcome."""
+    table = Table(
+        "outcome", "problem", "turn 1", "turn 2", title="Dialogues after Stage II (greedy)", title_justify="left"
+    )
+    for outcome in ("fixed", "broken", "wrong", "right"):
+        for record in [record for record in evaluation.records if record.outcome == outcome][:num_each]:
+            prompt = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]
+            table.add_row(outcome, prompt, *record.turns)
+    console.print(table)
+
+
+def draw_figure(log_history: list[dict[str, Any]], base: dict[str, Any], folder: Path) -> Path:
+    """Draws the training curves of both turns through both stages, and where the base stood, sampled as in training."""
+    from trl_score.plots import plot_training_curves, save_figure
+
+    figure, _ = plot_training_curves(log_history, base=base)
+    return save_figure(figure, folder / "training_curves.png")[0]
+
+
+def make_parser() -> TrlParser:
+    """Makes the parser: script, SCoRe and model arguments, YAML by `--config`."""
+    return TrlParser((SCoReScriptArguments, SCoReConfig, ModelConfig))
+
+
+if __name__ == "__main__":
+    arguments = sys.argv[1:]
+    if not any(argument.startswith(("--config", "--model_name_or_path")) for argument in arguments):
+        arguments = ["--config", str(EMBEDDED_CONFIG), *arguments]
+    main(*make_parser().parse_args_and_config(arguments, fail_with_unknown_args=True))
