@@ -27,6 +27,7 @@ import transformers
 import trl
 from accelerate.logging import get_logger
 from datasets import Dataset, DatasetDict, load_dataset
+from peft import AutoPeftModelForCausalLM, PeftModel
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
@@ -85,9 +86,8 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
     """Trains, saves, and shows what was learned."""
     start = time.perf_counter()
     transformers.logging.disable_progress_bar()  # of loading and saving weights
-    model_path = (
-        str(adder.adder_base_path()) if model_args.model_name_or_path == EMBEDDED else model_args.model_name_or_path
-    )
+    name = model_args.model_name_or_path
+    base_path = str(adder.adder_base_path()) if name == EMBEDDED else name
     datasets = load_datasets(script_args, training_args)
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
@@ -95,15 +95,17 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+    is_adapter = (Path(base_path) / "adapter_config.json").is_file()  # such as Stage I's, to go on with in Stage II
     wants_eval = training_args.eval_strategy != "no"
     trainer = SCoReTrainer(
-        model=model_path,
+        model=load_trained_adapter(base_path, training_args) if is_adapter else base_path,
+        processing_class=AutoTokenizer.from_pretrained(base_path) if is_adapter else None,
         reward_funcs=load_reward_funcs(script_args.reward_funcs),
         args=training_args,
         train_dataset=choose_split(datasets, script_args.dataset_train_split),
         eval_dataset=choose_split(datasets, script_args.dataset_test_split) if wants_eval else None,
         quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
+        peft_config=None if is_adapter else get_peft_config(model_args),
         callbacks=[CopyDetector(), SandbaggingDetector(), KLBudgetDetector(), TruncationDetector()],
     )
     trainer.remove_callback(ProgressCallback)
@@ -116,11 +118,19 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
     if script_args.final_eval_size and trainer.accelerator.is_main_process:
         problems = choose_split(datasets, script_args.dataset_test_split)
         problems = problems.select(range(min(script_args.final_eval_size, len(problems))))
-        report(trainer, model_path, problems, load_reward_funcs(script_args.reward_funcs)[0], seconds_training)
+        report(trainer, base_path, problems, load_reward_funcs(script_args.reward_funcs)[0], seconds_training)
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
         trainer.push_to_hub(dataset_name=script_args.dataset_name)
         trainer.accelerator.print(f"Model pushed to https://huggingface.co/{trainer.hub_model_id}")
+
+
+def load_trained_adapter(path: str, training_args: SCoReConfig) -> PeftModel:
+    """Loads an adapter with its base, to train it further."""
+    kwargs = {name: value for name, value in (training_args.model_init_kwargs or {}).items() if name != "revision"}
+    training_args.model_init_kwargs = None
+    return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **kwargs)
 
 
 def load_datasets(script_args: SCoReScriptArguments, training_args: SCoReConfig) -> DatasetDict | dict[str, Dataset]:
@@ -184,11 +194,14 @@ def report(
     folder = Path(args.output_dir)
     stage_1 = folder / f"checkpoint-{trainer.num_stage_1_steps}"
     paths = {"base": base_path, "stage1": str(stage_1), "stage2": str(folder)}
+    if args.stage == "1":
+        paths = {"base": base_path, "stage1": str(folder)}
+    elif not stage_1.is_dir():
+        logger.warning(f"No checkpoint of Stage I in {stage_1} (not saved, or deleted since): it is left out.")
+        del paths["stage1"]
     start = time.perf_counter()
     evaluations = {
-        stage: evaluate_stage(path, problems, reward_func, args, STAGES[stage])
-        for stage, path in paths.items()
-        if stage != "stage1" or stage_1.is_dir()
+        stage: evaluate_stage(path, problems, reward_func, args, STAGES[stage]) for stage, path in paths.items()
     }
     summary: dict[str, Any] = {
         stage: {
@@ -208,7 +221,8 @@ def report(
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     console = Console()
-    print_dialogues(console, evaluations["stage2"]["greedy"])
+    last_stage = list(evaluations)[-1]
+    print_dialogues(console, STAGES[last_stage], evaluations[last_stage]["greedy"])
     print_table(console, summary)
     figure = draw_figure(trainer.state.log_history, summary["base"]["sampled"], folder)
     console.print(f"Training {seconds_training:.0f} s, evaluation {summary['seconds']['evaluation']:.0f} s")
@@ -234,6 +248,7 @@ def evaluate_stage(
             batch_size=args.per_device_eval_batch_size,
             seed=args.seed,
             progress=f"{label}, {decoding}",
+            chat_template_kwargs=args.chat_template_kwargs,
         )
         for decoding in ("greedy", "sampled")
     }
@@ -259,11 +274,9 @@ def _percent(metric: dict[str, float], signed: bool) -> str:
     return f"{100 * metric['value']:.1f}\n[dim]{100 * metric['low']:.1f}-{100 * metric['high']:.1f}[/dim]"
 
 
-def print_dialogues(console: Console, evaluation: Evaluation, num_each: int = 2) -> None:
+def print_dialogues(console: Console, label: str, evaluation: Evaluation, num_each: int = 2) -> None:
     """Prints a few dialogues of each outcome."""
-    table = Table(
-        "outcome", "problem", "turn 1", "turn 2", title="Dialogues after Stage II (greedy)", title_justify="left"
-    )
+    table = Table("outcome", "problem", "turn 1", "turn 2", title=f"Dialogues {label} (greedy)", title_justify="left")
     for outcome in ("fixed", "broken", "wrong", "right"):
         for record in [record for record in evaluation.records if record.outcome == outcome][:num_each]:
             prompt = record.prompt if isinstance(record.prompt, str) else record.prompt[-1]["content"]

@@ -72,7 +72,7 @@ class EngineTrainer(SCoReTrainer):
         # Which rollouts the engine is asked for: in turn 1 those that have no turn from the dataset, then all.
         offline = self._offline_turns_1(inputs) or [None] * len(inputs)
         online = [row for row, ids in enumerate(offline) if ids is None]
-        self.rows_of_calls = iter([online, list(range(len(inputs)))] if online else [list(range(len(inputs)))])
+        self.rows_of_calls = iter([online or [0], list(range(len(inputs)))])
         return super().roll_out(prompts, inputs)
 
     @contextmanager

@@ -301,7 +301,7 @@ def test_progress_bar_only_if_asked_for(locals_of, capsys):
     local.evaluate()
     assert capsys.readouterr().err == ""
     local.evaluate(progress="base", batch_size=6)
-    assert "base: 100%" in capsys.readouterr().err
+    assert "base: " in capsys.readouterr().err
 
 
 # Refusals

@@ -132,6 +132,7 @@ class StageBoundary(TrainerCallback):
         """Asks for a checkpoint and an evaluation of the model as it leaves Stage I."""
         if self.args.stage == "both" and state.global_step == self.args.num_stage_1_steps(state.max_steps):
             logger.info("Stage II begins after step %d.", state.global_step)
+            control.should_log = True  # no entry mixes both stages
             control.should_save = control.should_save or str(args.save_strategy.value) != "no"
             control.should_evaluate = control.should_evaluate or str(args.eval_strategy.value) != "no"
         return control

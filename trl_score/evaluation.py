@@ -108,6 +108,7 @@ def evaluate_self_correction(
     batch_size: int = 64,
     seed: int = 0,
     progress: str | None = None,
+    chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Evaluation:
     """
     Lets a model answer every problem twice, and measures how well it corrects itself.
@@ -135,6 +136,8 @@ def evaluate_self_correction(
             Of sampling and of the bootstrap. The global random state is left as it was.
         progress (`str`, *optional*):
             A progress bar's label; no bar by default.
+        chat_template_kwargs (`dict`, *optional*):
+            Further arguments of the chat template, as in training.
 
     Returns:
         `Evaluation`: records and metrics.
@@ -148,8 +151,11 @@ def evaluate_self_correction(
             f"{dataset.column_names}."
         )
     is_chat = is_conversational_prompt(dataset[0]["prompt"])
-    read_correction = audit_template if is_chat else text_correction
-    correction = read_correction(correction_prompt, tokenizer)
+    correction = (
+        audit_template(correction_prompt, tokenizer, chat_template_kwargs)
+        if is_chat
+        else text_correction(correction_prompt, tokenizer)
+    )
     engine = TransformersEngine(
         model,
         stop_ids=stop_ids(model, tokenizer, correction.closing_ids),
@@ -161,7 +167,7 @@ def evaluate_self_correction(
     with torch.random.fork_rng(), _evaluation_mode(model):
         torch.manual_seed(seed)
         for rows in _batches(dataset, batch_size, progress):
-            prompt_ids = tokenize_prompts(rows["prompt"], tokenizer)
+            prompt_ids = tokenize_prompts(rows["prompt"], tokenizer, chat_template_kwargs)
             rollouts = roll_out_two_turns(prompt_ids, correction, engine, max_completion_length).rollouts
             generated_turns = [rollout.turn_1 for rollout in rollouts], [rollout.turn_2 for rollout in rollouts]
             turns = [

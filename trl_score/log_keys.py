@@ -1,6 +1,7 @@
 """Every key that the trainers log, and one sentence on each. The trainers, the docs and the tests read this table.
 
-A key is logged as it stands here in training and with the prefix `eval_` in evaluation.
+A key is logged as it stands here in training and with the prefix `eval_` in evaluation. A first turn that came from
+the dataset is not the policy's: it is in no accuracy of turn 1 and in no delta. Seconds are the main process's.
 """
 
 SCORE_LOG_KEYS: dict[str, str] = {

@@ -314,6 +314,7 @@ class GRPOSeams(GRPOTrainer):
     def _continuous_batching_engine(self, model: Any, do_sample: bool) -> GenerateTurn:
         def generate(prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
             config = _with_decoding(self.generation_config, do_sample, max_new_tokens)
+            config.eos_token_id = self.eos_token_ids
             was_training = model.training
             with torch.no_grad():
                 outputs = model.generate_batch(

@@ -158,7 +158,7 @@ def test_shipped_base_is_small_and_holds_this_tokenizer():
     assert shipped.get_vocab() == built.get_vocab()
     assert shipped.chat_template == built.chat_template
     assert shipped.special_tokens_map == built.special_tokens_map
-    assert shipped.padding_side == "left"
+    assert shipped.padding_side == built.padding_side == "left"
 
 
 @pytest.mark.parametrize("do_sample", [False, True], ids=["greedy", "sampled"])
@@ -178,12 +178,12 @@ def test_shipped_base_is_the_papers_in_miniature(do_sample):
         do_sample=do_sample,
         batch_size=300,
     ).metrics
-    assert metrics["accuracy_t1"].value == pytest.approx(1 - adder.HARD_SHARE, abs=0.06)
-    if do_sample:
-        assert metrics["delta_t1_t2"].high < 0
-        fixed = metrics["delta_i_to_c"].value / (1 - metrics["accuracy_t1"].value)
-        assert fixed > 0.08
-    else:
+    if do_sample:  # loses from turn 1 to turn 2, and yet puts right about one in ten of its wrong answers
+        assert metrics["accuracy_t1"].value == pytest.approx(0.80, abs=0.05)
+        assert metrics["delta_t1_t2"].high < -0.05
+        assert metrics["correction_rate"].value > 0.08
+    else:  # copies its first answer
+        assert metrics["accuracy_t1"].value == pytest.approx(0.96, abs=0.02)
         assert metrics["answers_changed"].value < 0.05
         assert abs(metrics["delta_t1_t2"].value) < 0.02
 

@@ -158,14 +158,16 @@ def test_offline_turns_take_their_places_and_are_not_learned_from():
     ]
 
 
-def test_with_offline_turns_only_the_engine_is_asked_once():
-    engine = ScriptedEngine([GeneratedTurn([7, 9], False)])
-    roll_out_two_turns([[1]], CORRECTION, engine, (4, 4), offline_turns_1=[[40]])
-    assert engine.prompts == [[[1, 40, 9, 70, 71]]]
+def test_with_offline_turns_only_the_engine_still_takes_part_in_turn_1():
+    # Generating is a collective operation where weights are sharded: other processes may have prompts of their own.
+    engine = ScriptedEngine([GeneratedTurn([8, 9], False)], [GeneratedTurn([7, 9], False)])
+    rollouts = roll_out_two_turns([[1]], CORRECTION, engine, (4, 4), offline_turns_1=[[40]]).rollouts
+    assert engine.prompts == [[[1]], [[1, 40, 9, 70, 71]]]
+    assert rollouts[0].turn_1 == GeneratedTurn([40], truncated=False)  # what was generated for turn 1 is dropped
 
 
 def test_offline_turn_longer_than_its_budget_is_cut_and_counted():
-    engine = ScriptedEngine([GeneratedTurn([7, 9], False)] * 2)
+    engine = ScriptedEngine([GeneratedTurn([8, 9], False)], [GeneratedTurn([7, 9], False)] * 2)
     rollouts = roll_out_two_turns(
         [[1], [1]], CORRECTION, engine, (2, 4), offline_turns_1=[[40, 41, 42], [40, 41]]
     ).rollouts

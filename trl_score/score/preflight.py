@@ -56,6 +56,10 @@ def check_dataset(dataset: "Dataset | IterableDataset", args: "SCoReConfig", nam
                 f"`{name}` must have a column {column!r}, got the columns {sorted(columns)}. Rename or add it "
                 "(a prompt is a text, or a list of chat messages)."
             )
+    if columns is not None and {"image", "images"} & set(columns):
+        raise ValueError(
+            f"`{name}` must hold text only, got the columns {sorted(columns)}. SCoRe does not train on images."
+        )
     if not hasattr(dataset, "__len__"):
         return
     num_rows = len(dataset)

@@ -126,7 +126,8 @@ def _first_turns(
 ) -> list[GeneratedTurn]:
     """The policy's first turns, with offline ones in their places."""
     online = [prompt for prompt, ids in zip(prompt_ids, offline, strict=True) if ids is None]
-    generated = iter(generate(online, budget) if online else [])
+    # Generating is a collective operation where weights are sharded, so a process without a prompt takes part too.
+    generated = iter(generate(online or prompt_ids[:1], budget))
     return [next(generated) if ids is None else GeneratedTurn(list(ids[:budget]), len(ids) > budget) for ids in offline]
 
 

@@ -103,6 +103,10 @@ class SCoReConfig(GRPOConfig):
         offline_turn_1_share (`float`, *optional*, defaults to `0.5`):
             Share of the prompts whose rollouts use that column. The paper does not give its own.
 
+        score_turn_1_ahead (`bool`, *optional*, defaults to `True`):
+            Whether reward functions score turn 1 in a background thread while turn 2 is generated. Reward models never
+            do. Turn it off for a function that uses the accelerator or communicates between processes.
+
         > Parameters that control evaluation
 
         eval_do_sample (`bool`, *optional*, defaults to `False`):
@@ -242,6 +246,14 @@ class SCoReConfig(GRPOConfig):
         metadata={"help": "Share of the prompts whose rollouts use `offline_turn_1_column`. Not given in the paper."},
     )
 
+    score_turn_1_ahead: bool = field(
+        default=True,
+        metadata={
+            "help": "Whether reward functions score turn 1 in a background thread while turn 2 is generated. Turn it "
+            "off for a function that uses the accelerator or communicates between processes."
+        },
+    )
+
     # Parameters that control evaluation
     eval_do_sample: bool = field(
         default=False,
@@ -269,7 +281,7 @@ class SCoReConfig(GRPOConfig):
     @property
     def needs_reference(self) -> bool:
         """`bool`: Whether a reference model takes part."""
-        return max(self.beta_1, self.beta_2) > 0.0
+        return self.beta_1 > 0.0 or (self.beta_2 > 0.0 and self.stage != "2")
 
     @property
     def turn_budgets(self) -> tuple[int, int]:
@@ -301,6 +313,7 @@ class SCoReConfig(GRPOConfig):
             ("baseline", _BASELINES),
             ("kl_estimator", _KL_ESTIMATORS),
             ("loss_type", _LOSS_TYPES),
+            ("importance_sampling_level", ("token", "sequence")),
         ):
             value = self.__dict__[name]
             if value not in choices:
@@ -340,6 +353,12 @@ class SCoReConfig(GRPOConfig):
             if self.__dict__[name] != off:
                 raise ValueError(
                     f"`{name}={self.__dict__[name]!r}` is not supported by SCoRe: {reason}. Leave it at {off!r}."
+                )
+        for name in ("max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "num_return_sequences"):
+            if isinstance(self.generation_kwargs, dict) and name in self.generation_kwargs:
+                raise ValueError(
+                    f"`generation_kwargs` must not set {name!r}, got {self.generation_kwargs[name]!r}: SCoRe sets it "
+                    "for each turn, from `max_completion_length_t1` and `_t2`, `eval_do_sample` and the tokenizer."
                 )
 
 

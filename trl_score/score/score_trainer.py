@@ -51,6 +51,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+def _use_device_in_thread(device: torch.device) -> None:
+    """A new thread starts on the first GPU, whichever one this process has."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+
+
 class SCoReTrainer(trl_compat.GRPOSeams):
     r"""
     Trains a language model to correct itself: SCoRe, from [Training Language Models to Self-Correct via Reinforcement
@@ -148,7 +154,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._correction = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
         self._turn_context = TurnContext()
         reference = copied_reference(model, args, peft_config)
-        needed_beta = max(args.beta_1, args.beta_2)
+        needed_beta = float(args.needs_reference)  # TRL asks only whether it is 0
         with trl_beta(args, 0.0 if reference is not None else needed_beta):
             super().__init__(
                 model=model,
@@ -179,7 +185,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._table_rows: dict[str, deque[dict[str, Any]]] = {
             mode: deque(maxlen=args.generation_batch_size) for mode in ("train", "eval")
         }
-        self._turn_1_scorer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="score-turn-1")
+        self._turn_1_scorer = ThreadPoolExecutor(
+            max_workers=1,
+            thread_name_prefix="score-turn-1",
+            initializer=_use_device_in_thread,
+            initargs=(self.accelerator.device,),
+        )
         self._prompts: list[Prompt] = []
         self._rollouts: list[Rollout] = []
         self._completions: tuple[list[Completion], list[Completion]] = ([], [])
@@ -254,7 +265,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         checkpoint = resume_from_checkpoint
         if checkpoint is True:
             checkpoint = get_last_checkpoint(cast(str, self.args.output_dir))
-        if isinstance(checkpoint, str):
+        if checkpoint:
             self.adaptive_beta_2.load(Path(checkpoint))
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -327,7 +338,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             if draw >= self.args.offline_turn_1_share:
                 turns.append(None)
                 continue
-            texts = [row[column]] if isinstance(row[column], str) else list(row[column])
+            texts = [row[column]] if isinstance(row[column], str) else row[column]
+            if not texts or not all(isinstance(text, str) and text for text in texts):
+                raise ValueError(
+                    f"Column {column!r} must hold a first turn, or a list of them, in every row, got {row[column]!r} "
+                    f"for the prompt {str(row['prompt'])[:80]!r}. Fill it, or filter the row out."
+                )
             text = random.Random(f"{self.args.seed}-{self.state.global_step}-{first_row + index}").choice(texts)
             turns.append(self.tokenizer.encode(text, add_special_tokens=False))
         return turns
@@ -341,6 +357,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         completions: list[Completion],
         turns: list[GeneratedTurn],
     ) -> None:
+        if not self.args.score_turn_1_ahead:
+            return
         columns = [key for key in inputs[0] if key not in ("prompt", "completion", "completion_ids")]
         kwargs = {
             "prompts": prompts,
@@ -462,13 +480,20 @@ class SCoReTrainer(trl_compat.GRPOSeams):
     def _advantages(self, returns: TurnReturns) -> tuple[torch.Tensor, torch.Tensor]:
         group_size = self.num_generations if self.mode == "train" else self.num_generations_eval
         baseline = self.args.baseline if group_size > 1 else "none"  # greedy evaluation has one rollout per prompt
-        is_offline = self._gathered_columns[:, ROLLOUT_COLUMNS.index("offline_turn_1")] > 0
-        # A first turn from the dataset says nothing of the policy's first turns: it is in nobody's baseline.
-        returns_t1 = torch.where(is_offline, torch.nan, returns.returns_t1)
+        # A first turn from the dataset says nothing of the policy's first turns, and the return of a turn that is left
+        # out for its truncation lacks its KL: neither is in anybody's baseline.
+        is_out_t1 = self._column("offline_turn_1") > 0
+        is_out_t2 = torch.zeros_like(is_out_t1)
+        if self._mask_truncated_turns:
+            is_out_t1, is_out_t2 = is_out_t1 | (self._column("truncated_t1") > 0), self._column("truncated_t2") > 0
         return (
-            group_advantages(returns_t1, group_size, cast(Any, baseline)),
-            group_advantages(returns.returns_t2, group_size, cast(Any, baseline)),
+            group_advantages(torch.where(is_out_t1, torch.nan, returns.returns_t1), group_size, cast(Any, baseline)),
+            group_advantages(torch.where(is_out_t2, torch.nan, returns.returns_t2), group_size, cast(Any, baseline)),
         )
+
+    def _column(self, name: str) -> torch.Tensor:
+        """One of `ROLLOUT_COLUMNS` for the rollouts of all processes, `(N,)`."""
+        return self._gathered_columns[:, ROLLOUT_COLUMNS.index(name)]
 
     # Loss
 
@@ -538,6 +563,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
     ) -> None:
         window = self._windows[self.mode]
         correct_t1, correct_t2 = (correctness(rewards) for rewards in self._rewards_per_func)
+        # What the dataset said in turn 1 is not the policy's doing.
+        correct_t1 = torch.where(self._column("offline_turn_1") > 0, torch.nan, correct_t1)
         columns = {
             "score/accuracy_t1": correct_t1,
             "score/accuracy_t2": correct_t2,
@@ -611,10 +638,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         super().log(logs, start_time)
         self.log_completions = self.args.log_completions
         table_rows, step = self._table_rows[self.mode], self.state.global_step
+        if self.args.log_unique_prompts:
+            table_rows = deque({str(row["prompt"]): row for row in table_rows}.values())
         if self.args.log_completions and self.accelerator.is_main_process and table_rows:
             print_turns_table(list(table_rows), step, self.num_completions_to_print)
             save_turns_table(list(table_rows), cast(str, self.args.output_dir), step, self.args.report_to, prefix)
-        table_rows.clear()
+        self._table_rows[self.mode].clear()
 
     def _log_table(self, batch: trl_compat.Batch, advantages_t1: torch.Tensor, advantages_t2: torch.Tensor) -> None:
         columns: dict[str, list[Any]] = {

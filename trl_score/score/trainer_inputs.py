@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -75,6 +76,11 @@ def load_model_config(model: "str | PreTrainedModel | PeftModel", args: SCoReCon
     """
     if not isinstance(model, str):
         return model.config
+    if (Path(model) / "adapter_config.json").is_file():
+        raise ValueError(
+            f"{model!r} is an adapter, a model was expected. Load it with "
+            "`AutoPeftModelForCausalLM.from_pretrained(..., is_trainable=True)` and pass the model and its tokenizer."
+        )
     revision = model_init_kwargs(args).get("revision")
     return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
 
@@ -165,12 +171,21 @@ def copied_reference(
         return None
     if path is not None:
         kwargs = {"trust_remote_code": args.trust_remote_code, **model_init_kwargs(args)}
+        kwargs.pop("revision", None)  # the policy's
+        if not isinstance(model, str):
+            kwargs.setdefault("dtype", model.dtype)
+            kwargs.setdefault("attn_implementation", model.config._attn_implementation)
         if args.distributed_state.distributed_type in ("MULTI_GPU", "DEEPSPEED"):
             kwargs["device_map"] = None  # as TRL: each process holds its own copy
         return trl_compat.create_model_from_path(path, **kwargs).requires_grad_(False)
     is_partitioned = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    if isinstance(model, str) or is_partitioned:
+    if isinstance(model, str):
         return None
+    if is_partitioned:
+        raise ValueError(
+            "Under ZeRO-3 a model in memory cannot be copied for the reference. Pass the model's name or path, or name "
+            "the reference in `ref_model_name_or_path`."
+        )
     return deepcopy(model).requires_grad_(False)
 
 

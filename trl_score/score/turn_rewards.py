@@ -174,7 +174,7 @@ class TurnReward:
         if ahead is not None and self.context.turn == 1:
             try:
                 return ahead.result()
-            except ValueError as error:
+            except (ValueError, RuntimeError) as error:
                 if not _needs_main_thread(error):
                     raise
                 logger.warning(
@@ -259,12 +259,12 @@ class AsyncTurnReward:
 
 def _needs_main_thread(error: BaseException | None) -> bool:
     """
-    Whether a function failed for want of `signal.alarm`, which some graders use and only the main thread has.
+    Whether a function failed for want of `signal.alarm` or an event loop, which only the main thread has.
 
     Python's own error says so. math-verify's says it in other words, and has Python's as its cause.
     """
     while error is not None:
-        if "main thread" in str(error):
+        if "main thread" in str(error) or "no current event loop" in str(error):
             return True
         error = error.__cause__
     return False
