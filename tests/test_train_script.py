@@ -115,3 +115,28 @@ def test_missing_arguments_are_named(flags: list[str], message: str, folder: Pat
     done = run_script(folder, *flags, "--use_cpu")
     assert done.returncode != 0
     assert message in done.stderr
+
+
+@pytest.mark.slow
+def test_without_arguments_it_runs_the_embedded_task(folder: Path) -> None:
+    done = run_script(folder, "--max_steps=2", "--per_device_train_batch_size=16", "--final_eval_size=64", "--seed=3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    output = folder / "runs" / "demo"
+    summary = json.loads((output / "summary.json").read_text())
+    metrics = {"accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed"}
+    for stage in ("base", "stage1", "stage2"):
+        for decoding in ("greedy", "sampled"):
+            assert set(summary[stage][decoding]) == metrics
+            for interval in summary[stage][decoding].values():
+                assert interval["low"] <= interval["value"] <= interval["high"]
+    assert (summary["seed"], summary["num_problems"]) == (3, 64)
+    assert {"training", "evaluation"} == set(summary["seconds"])
+    assert {"python", "torch", "transformers", "trl", "trl_score"} == set(summary["versions"])
+    assert (output / "training_curves.png").stat().st_size > 10_000
+    for text in (
+        "Greedy, 64 held-out problems",
+        "Sampled, 64 held-out problems",
+        "Dialogues after Stage II",
+        "runs/demo",
+    ):
+        assert text in done.stdout
