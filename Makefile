@@ -59,6 +59,8 @@ $(INSTALLED): setup.cfg setup.py constraints-cpu.txt
 	install --editable '.[dev]'
 	touch $@
 
+# The demo runs on the CPU, and DeepSpeed need not look for anything else.
+demo: export DS_ACCELERATOR := cpu
 demo: $(ENVIRONMENT)
 	$(PYTHON) -m accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	    --dynamo_backend no --num_cpu_threads_per_process $$OMP_NUM_THREADS examples/train_score.py --seed $(SEED)

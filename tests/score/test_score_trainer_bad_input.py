@@ -57,6 +57,21 @@ def with_prompts(*prompts: Any) -> Dataset:
 
 
 BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "images": (
+        {"train_dataset": addition_dataset().map(lambda row: {"images": []})},
+        ValueError,
+        r"`train_dataset` must hold text only, got the columns \['images', 'prompt', 'solution'\]",
+    ),
+    "generation_kwargs": (
+        {"generation_kwargs": {"max_new_tokens": 9}},
+        ValueError,
+        "`generation_kwargs` must not set 'max_new_tokens', got 9: SCoRe sets it for each turn",
+    ),
+    "importance_sampling_level": (
+        {"importance_sampling_level": "turn"},
+        ValueError,
+        "`importance_sampling_level` must be one of 'token', 'sequence', got 'turn'",
+    ),
     "tools": ({"tools": [print]}, ValueError, "`tools` is not supported: SCoRe makes its own rollouts"),
     "rollout_func": ({"rollout_func": print}, ValueError, "`rollout_func` is not supported"),
     "environment_factory": ({"environment_factory": dict}, ValueError, "`environment_factory` is not supported"),
@@ -191,6 +206,25 @@ def test_role_that_the_template_refuses(local_model, tmp_path):
     correction = [{"role": "system", "content": "Look again."}]
     with pytest.raises(ValueError, match=r"cannot be continued .*System role not supported"):
         build(local_model("gemma"), tmp_path, correction_prompt=correction)
+
+
+def test_adapter_where_a_model_is_expected(weightless, tmp_path):
+    (weightless / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ValueError, match=r"is an adapter, a model was expected\. Load it with `AutoPeftModelForCausalLM"
+    ):
+        build(weightless, tmp_path)
+
+
+@pytest.mark.parametrize("draft", [None, [], "", ["right", None]])
+def test_offline_turn_that_is_none(draft, local_model, tmp_path):
+    rows = addition_dataset().to_list()
+    dataset = Dataset.from_list([{**row, "draft": draft} for row in rows])
+    trainer = build(
+        local_model("qwen2"), tmp_path, train_dataset=dataset, offline_turn_1_column="draft", offline_turn_1_share=1.0
+    )
+    with pytest.raises(ValueError, match="Column 'draft' must hold a first turn, or a list of them, in every row, got"):
+        trainer.train()
 
 
 def test_reward_weights_of_another_number(local_model, tmp_path):

@@ -515,6 +515,49 @@ def test_truncated_turns_are_masked_one_by_one(local_model, tmp_path):
     assert logs[0]["score/truncated_t2"] == 0.375
 
 
+def test_turns_left_out_for_truncation_are_in_no_baseline(local_model, tmp_path):
+    # Group of 4, Stage II, no KL: r1 = 1, 0, 0, 1 by length; rollout 0 is truncated, so the others are compared with
+    # each other only: advantages 0 (left out), 0 - 1/2, 0 - 1/2, 1 - 0.
+    words = {0: 3, 1: 2, 2: 2, 3: 3}
+
+    def engine(prompt_ids: list[int], index: int, max_new_tokens: int) -> GeneratedTurn:
+        return GeneratedTurn([100] * words[index % 4], truncated=index == 0)
+
+    def by_length(completion_ids: list[list[int]], **kwargs: Any) -> list[float]:
+        return [float(len(ids) == 3) for ids in completion_ids]
+
+    trainer = short_trainer(
+        local_model,
+        tmp_path,
+        trainer_class=EngineTrainer,
+        reward_funcs=by_length,
+        mask_truncated_completions=True,
+        stage="2",
+        beta_1=0.0,
+        per_device_train_batch_size=4,
+        max_steps=1,
+    )
+    trainer.engine = engine
+    batches: list[Any] = []
+    finish = trainer.finish_batch
+    trainer.finish_batch = lambda batch: batches.append(finish(batch)) or batches[-1]
+    run(trainer)
+    assert trainer.ref_model is None  # Stage II without beta_1 needs no reference
+    assert batches[0]["advantages"][:, 0].tolist() == [0.0, -0.5, -0.5, 1.0]
+
+
+@pytest.mark.parametrize("is_ahead", [True, False])
+def test_turn_1_is_scored_in_a_thread_unless_told_not_to(is_ahead, local_model, tmp_path):
+    threads: dict[int, set[str]] = {1: set(), 2: set()}
+
+    def note_thread(completions: list[Any], turn: int, **kwargs: Any) -> list[float]:
+        threads[turn].add(threading.current_thread().name.partition("_")[0])
+        return [float(index % 2) for index in range(len(completions))]
+
+    run(short_trainer(local_model, tmp_path, reward_funcs=note_thread, score_turn_1_ahead=is_ahead))
+    assert threads == {1: {"score-turn-1" if is_ahead else "MainThread"}, 2: {"MainThread"}}
+
+
 @pytest.mark.parametrize("share", [0.0, 1.0])
 def test_offline_first_turns(share, local_model, tmp_path):
     dataset = addition_dataset().map(lambda row: {"draft": f"I say {row['solution']}."})
