@@ -95,12 +95,13 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+    reward_funcs = load_reward_funcs(script_args.reward_funcs)
     is_adapter = (Path(base_path) / "adapter_config.json").is_file()  # such as Stage I's, to go on with in Stage II
     wants_eval = training_args.eval_strategy != "no"
     trainer = SCoReTrainer(
         model=load_trained_adapter(base_path, training_args) if is_adapter else base_path,
         processing_class=AutoTokenizer.from_pretrained(base_path) if is_adapter else None,
-        reward_funcs=load_reward_funcs(script_args.reward_funcs),
+        reward_funcs=reward_funcs,
         args=training_args,
         train_dataset=choose_split(datasets, script_args.dataset_train_split),
         eval_dataset=choose_split(datasets, script_args.dataset_test_split) if wants_eval else None,
@@ -118,7 +119,7 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
     if script_args.final_eval_size and trainer.accelerator.is_main_process:
         problems = choose_split(datasets, script_args.dataset_test_split)
         problems = problems.select(range(min(script_args.final_eval_size, len(problems))))
-        report(trainer, base_path, problems, load_reward_funcs(script_args.reward_funcs)[0], seconds_training)
+        report(trainer, base_path, problems, reward_funcs[0], seconds_training)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print(f"Model saved to {training_args.output_dir}")
     if training_args.push_to_hub:
@@ -192,16 +193,10 @@ def report(
     """Compares base, Stage I and Stage II on held-out problems: a table, a figure, dialogues, and summary.json."""
     args = trainer.args
     folder = Path(args.output_dir)
-    stage_1 = folder / f"checkpoint-{trainer.num_stage_1_steps}"
-    paths = {"base": base_path, "stage1": str(stage_1), "stage2": str(folder)}
-    if args.stage == "1":
-        paths = {"base": base_path, "stage1": str(folder)}
-    elif not stage_1.is_dir():
-        logger.warning(f"No checkpoint of Stage I in {stage_1} (not saved, or deleted since): it is left out.")
-        del paths["stage1"]
     start = time.perf_counter()
     evaluations = {
-        stage: evaluate_stage(path, problems, reward_func, args, STAGES[stage]) for stage, path in paths.items()
+        stage: evaluate_stage(path, problems, reward_func, args, STAGES[stage])
+        for stage, path in stage_paths(trainer, base_path).items()
     }
     summary: dict[str, Any] = {
         stage: {
@@ -227,6 +222,18 @@ def report(
     figure = draw_figure(trainer.state.log_history, summary["base"]["sampled"], folder)
     console.print(f"Training {seconds_training:.0f} s, evaluation {summary['seconds']['evaluation']:.0f} s")
     console.print(f"Figure: {figure}   Numbers: {folder / 'summary.json'}")
+
+
+def stage_paths(trainer: SCoReTrainer, base_path: str) -> dict[str, str]:
+    """Finds the models to compare: the base, and the result of each stage that this run went through."""
+    folder = trainer.args.output_dir
+    if trainer.args.stage != "both":
+        return {"base": base_path, f"stage{trainer.args.stage}": folder}
+    stage_1 = Path(folder) / f"checkpoint-{trainer.num_stage_1_steps}"
+    if not stage_1.is_dir():
+        logger.warning(f"No checkpoint of Stage I in {stage_1} (not saved, or deleted since): it is left out.")
+        return {"base": base_path, "stage2": folder}
+    return {"base": base_path, "stage1": str(stage_1), "stage2": folder}
 
 
 def evaluate_stage(

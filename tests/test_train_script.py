@@ -141,3 +141,13 @@ def test_without_arguments_it_runs_the_embedded_task(folder: Path) -> None:
         "runs/demo",
     ):
         assert text in done.stdout
+
+
+@pytest.mark.slow
+def test_run_of_stage_2_alone_is_compared_with_its_start(folder: Path) -> None:
+    sizes = ("--max_steps=1", "--per_device_train_batch_size=16", "--final_eval_size=32")
+    done = run_script(folder, "--stage=2", *sizes)
+    assert done.returncode == 0, done.stderr[-2000:]
+    summary = json.loads((folder / "runs" / "demo" / "summary.json").read_text())
+    assert "stage2" in summary and "stage1" not in summary
+    assert "No checkpoint of Stage I" not in done.stderr

@@ -11,7 +11,6 @@ from trl_score.records import Prompt
 from trl_score.score.prompts import (
     Correction,
     audit_template,
-    is_conversational_prompt,
     text_correction,
     tokenize_prompts,
 )
@@ -228,7 +227,7 @@ def is_chat_dataset(prompts: list[Prompt]) -> bool:
     if isinstance(prompt, str):
         return False
     if isinstance(prompt, list) and prompt and isinstance(prompt[0], dict) and "role" in prompt[0]:
-        return is_conversational_prompt(prompt)
+        return True
     raise TypeError(
         f"A prompt must be a text or a list of chat messages with 'role' and 'content', got {str(prompt)[:80]!r} of "
         f"type {type(prompt).__name__}. Bring the `prompt` column into one of the two forms."

@@ -443,7 +443,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             batch["kl_coefficients"] = spread_over_turns(coefficients[:, 0], coefficients[:, 1], turn_of_token)
         self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
         if self.args.log_completions:
-            self._log_table(batch, advantages_t1, advantages_t2)
+            self._log_table(advantages_t1, advantages_t2)
         return batch
 
     @property
@@ -645,7 +645,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             save_turns_table(list(table_rows), cast(str, self.args.output_dir), step, self.args.report_to, prefix)
         self._table_rows[self.mode].clear()
 
-    def _log_table(self, batch: trl_compat.Batch, advantages_t1: torch.Tensor, advantages_t2: torch.Tensor) -> None:
+    def _log_table(self, advantages_t1: torch.Tensor, advantages_t2: torch.Tensor) -> None:
         columns: dict[str, list[Any]] = {
             "prompt": gather_object(self._prompts),
             "completion_t1": gather_object(self._completions[0]),
