@@ -77,10 +77,10 @@ class EngineTrainer(SCoReTrainer):
 
     @contextmanager
     def generation_engine(self, *, do_sample: bool) -> Iterator[GenerateTurn]:
-        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
+        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: Sequence[int]) -> list[GeneratedTurn]:
             first = self.accelerator.process_index * len(self._rows)
-            rows = next(self.rows_of_calls)
-            return [self.engine(ids, first + row, max_new_tokens) for row, ids in zip(rows, prompt_ids, strict=True)]
+            calls = zip(next(self.rows_of_calls), prompt_ids, max_new_tokens, strict=True)
+            return [self.engine(ids, first + row, budget) for row, ids, budget in calls]
 
         yield generate
 

@@ -315,8 +315,8 @@ class GRPOSeams(GRPOTrainer):
                 )
 
     def _continuous_batching_engine(self, model: Any, do_sample: bool) -> GenerateTurn:
-        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
-            config = _with_decoding(self.generation_config, do_sample, max_new_tokens)
+        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: Sequence[int]) -> list[GeneratedTurn]:
+            config = _with_decoding(self.generation_config, do_sample, max(max_new_tokens))
             config.eos_token_id = self.eos_token_ids
             was_training = model.training
             with torch.no_grad():
@@ -328,7 +328,10 @@ class GRPOSeams(GRPOTrainer):
                 )
             model.train(was_training)
             stop_ids = frozenset(self.eos_token_ids)
-            return [cut_at_stop(output.generated_tokens, stop_ids) for output in outputs.values()]
+            return [
+                cut_at_stop(output.generated_tokens, stop_ids, budget)
+                for output, budget in zip(outputs.values(), max_new_tokens, strict=True)
+            ]
 
         return generate
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trl_score.records import GeneratedTurn
 from trl_score.score.prompts import Correction, audit_template, text_correction, tokenize_prompts
-from trl_score.score.rollout import TransformersEngine, cut_at_stop, decoding_kwargs, roll_out_two_turns
+from trl_score.score.rollout import TransformersEngine, cut_at_stop, decoding_kwargs, roll_out_turns, roll_out_two_turns
 
 BUDGETS = (24, 16)
 CORRECTION = Correction(closing_ids=[9], request_ids=[70, 71])
@@ -37,7 +37,7 @@ class ScriptedEngine:
 
     def __call__(self, prompt_ids, max_new_tokens):
         self.prompts.append([list(ids) for ids in prompt_ids])
-        self.budgets.append(max_new_tokens)
+        self.budgets.append(list(max_new_tokens))
         return self.turns_of_calls.pop(0)
 
 
@@ -102,7 +102,7 @@ def test_the_engine_is_asked_twice_and_the_second_time_with_turn_1_and_the_corre
         [[1], [1, 2]],
         [[1, 3, 9, 70, 71], [1, 2, 4, 5, 6, 9, 70, 71]],  # the second one was cut off, so it is closed with 9
     ]
-    assert engine.budgets == [3, 2]
+    assert engine.budgets == [[3, 3], [2, 2]]
     assert [rollout.prompt_ids for rollout in rollouts] == [[1], [1, 2]]
     assert [rollout.completion_ids for rollout in rollouts] == [[3, 9, 70, 71, 7, 9], [4, 5, 6, 9, 70, 71, 8, 9]]
     assert [rollout.turn_of_token for rollout in rollouts] == [[1, 1, 0, 0, 2, 2], [1, 1, 1, 0, 0, 0, 2, 2]]
@@ -135,6 +135,61 @@ def test_seconds_are_those_of_each_turn(monkeypatch):
     engine = ScriptedEngine([GeneratedTurn([3, 9], False)], [GeneratedTurn([4, 9], False)])
     timed = roll_out_two_turns([[1]], CORRECTION, engine, (3, 3))
     assert (timed.seconds_t1, timed.seconds_t2) == (2.0, 5.0)
+
+
+# Budgets and corrections of each prompt, and more than two turns
+
+
+def test_each_prompt_has_its_own_budgets_and_correction():
+    other = Correction(closing_ids=[9], request_ids=[80])
+    engine = ScriptedEngine(
+        [GeneratedTurn([3, 9], False), GeneratedTurn([4], True)],
+        [GeneratedTurn([7, 9], False), GeneratedTurn([8, 9], False)],
+    )
+    rollouts = roll_out_two_turns([[1], [2]], [CORRECTION, other], engine, ([3, 1], 2)).rollouts
+    assert engine.budgets == [[3, 1], [2, 2]]
+    assert [rollout.correction_ids for rollout in rollouts] == [[70, 71], [9, 80]]
+
+
+def test_every_turn_continues_all_that_stands_before_it():
+    other = Correction(closing_ids=[9], request_ids=[80])
+    engine = ScriptedEngine([GeneratedTurn([3, 9], False)], [GeneratedTurn([4], True)], [GeneratedTurn([5, 9], False)])
+    seen = []
+    timed = roll_out_turns(
+        [[1]], [CORRECTION, other], engine, (3, 1, 2), on_turn=lambda number, turns: seen.append((number, turns))
+    )
+    assert engine.prompts == [[[1]], [[1, 3, 9, 70, 71]], [[1, 3, 9, 70, 71, 4, 9, 80]]]
+    assert timed.correction_ids == [[[70, 71]], [[9, 80]]]
+    assert seen == list(enumerate(timed.turns, start=1))
+    assert len(timed.seconds) == 3
+
+
+def test_turns_without_a_budget_and_budgets_without_a_prompt_are_refused():
+    with pytest.raises(ValueError, match="got 2 budgets for 3 turns"):
+        roll_out_turns([[1]], [CORRECTION, CORRECTION], ScriptedEngine([]), (2, 2))
+    with pytest.raises(ValueError, match="got 3 for 2"):
+        roll_out_turns([[1], [2]], [CORRECTION], ScriptedEngine([]), ([2, 2, 2], 2))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_budgets_of_each_prompt_end_its_turns_as_if_it_were_alone(families, kind):
+    family = families(kind)
+    budgets = ([3, 24, 1, 7, 12, 2, 5, 9], [4, 1, 16, 3, 2, 8, 6, 5])
+    together = family.roll_out(budgets=budgets)
+    alone = [
+        family.roll_out([prompt], (budget_t1, budget_t2))[0]
+        for prompt, budget_t1, budget_t2 in zip(family.prompt_ids, *budgets, strict=True)
+    ]
+    assert together == alone
+
+
+def test_a_batch_ends_with_the_last_row_that_has_budget_left(families):
+    family = families("llama")
+    steps = []
+    family.model.register_forward_hook(lambda *_: steps.append(1))
+    turns = family.engine(sampling_kwargs={"suppress_tokens": family.stop_ids})(family.prompt_ids[:3], [2, 5, 3])
+    assert [len(turn.token_ids) for turn in turns] == [2, 5, 3]
+    assert len(steps) == 5
 
 
 # Offline first turns
@@ -241,7 +296,7 @@ def test_models_own_generation_config_does_not_change_the_sampling_temperature(f
     sampling = {"temperature": 1.0, "top_p": 1.0, "top_k": 0}
     try:
         torch.manual_seed(0)
-        turns = family.engine(do_sample=True, sampling_kwargs=sampling)([family.prompt_ids[0]] * 16, 8)
+        turns = family.engine(do_sample=True, sampling_kwargs=sampling)([family.prompt_ids[0]] * 16, [8] * 16)
     finally:
         family.model.generation_config = original
     assert len({tuple(turn.token_ids) for turn in turns}) > 8

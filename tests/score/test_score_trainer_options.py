@@ -743,7 +743,7 @@ def test_continuous_batching_gives_the_same_greedy_turns(local_model, tmp_path):
         for text in ("What is 17 + 25?", "Solve x", "def larger(", "The area of a square is 25, so")
     ]
     with engine_of(batching) as engine, engine_of(plain) as plain_engine:
-        turns = plain_engine(prompts, 6)
-        assert engine(prompts, 6) == turns
+        turns = plain_engine(prompts, [6, 3, 6, 5])
+        assert engine(prompts, [6, 3, 6, 5]) == turns
     assert turns != turns[::-1]  # so that their order shows
     run(batching)

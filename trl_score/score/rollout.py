@@ -1,15 +1,16 @@
-"""Two-turn rollouts: turn 1, the correction prompt, turn 2, as one row of token ids.
+"""Rollouts: turn 1, the correction prompt, turn 2, and so on, as one row of token ids.
 
-The engine that generates is one callable, `(prompts as ids, budget) -> turns`, so that nothing here knows which it is.
+Training makes two turns (`roll_out_two_turns`), evaluation any number (`roll_out_turns`). The engine that generates is
+one callable, `(prompts as ids, a budget of each) -> turns`, so that nothing here knows which it is.
 """
 
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from trl_score.records import GeneratedTurn, Rollout
 from trl_score.score.prompts import Correction
@@ -18,18 +19,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+Budget: TypeAlias = int | Sequence[int]
+"""The most tokens of a turn: one number for all prompts, or one for each."""
+
+
 class GenerateTurn(Protocol):
     """A generation engine: continues each list of ids by one turn of at most so many tokens."""
 
-    def __call__(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
+    def __call__(self, prompt_ids: Sequence[list[int]], max_new_tokens: Sequence[int]) -> list[GeneratedTurn]:
         """
         Generates one turn for each prompt, in order.
 
         Args:
             prompt_ids (`Sequence[list[int]]`):
                 Unpadded ids.
-            max_new_tokens (`int`):
-                The turn's length budget.
+            max_new_tokens (`Sequence[int]`):
+                The turn's length budget, one per prompt.
 
         Returns:
             `list[GeneratedTurn]`: one per prompt.
@@ -38,9 +43,117 @@ class GenerateTurn(Protocol):
 
 
 @dataclass(frozen=True)
+class TimedTurns:
+    """
+    The turns of some rollouts and what they cost.
+
+    Args:
+        turns (`list[list[GeneratedTurn]]`):
+            For each turn one entry per prompt, in order.
+        correction_ids (`list[list[list[int]]]`):
+            What stands before turn 2, turn 3, ...: one entry per prompt.
+        seconds (`list[float]`):
+            Seconds spent generating each turn.
+    """
+
+    turns: list[list[GeneratedTurn]]
+    correction_ids: list[list[list[int]]]
+    seconds: list[float]
+
+
+def roll_out_turns(
+    prompt_ids: Sequence[list[int]],
+    corrections: Sequence[Correction | Sequence[Correction]],
+    generate: GenerateTurn,
+    budgets: Sequence[Budget],
+    *,
+    offline_turns_1: Sequence[list[int] | None] | None = None,
+    on_turn: Callable[[int, list[GeneratedTurn]], None] | None = None,
+) -> TimedTurns:
+    """
+    Lets the policy answer, and asks it again as often as there are corrections.
+
+    A turn's prompt is all that stands before it, token for token.
+
+    Args:
+        prompt_ids (`Sequence[list[int]]`):
+            P prompts, templated, unpadded.
+        corrections (`Sequence[Correction | Sequence[Correction]]`):
+            What stands before turn 2, turn 3, ...: the same for all prompts, or one for each.
+        generate (`GenerateTurn`):
+            The engine. Called once for each turn.
+        budgets (`Sequence[int | Sequence[int]]`):
+            Most tokens of turn 1, turn 2, ...: the same for all prompts, or one for each.
+        offline_turns_1 (`Sequence[list[int] | None]`, *optional*):
+            For each prompt the ids of a first turn made beforehand, or `None` where the policy answers itself.
+        on_turn (`Callable`, *optional*):
+            Called with a turn's number, from 1, and that turn of all prompts, before the next one is generated.
+
+    Returns:
+        `TimedTurns`: turns, what stands between them, and seconds.
+
+    Raises:
+        `ValueError`: If there is not one budget per turn, or not one entry per prompt.
+
+    Example:
+
+    ```python
+    >>> def count_up(prompt_ids, max_new_tokens):
+    ...     return [GeneratedTurn([ids[-1] + 1, 0], truncated=False) for ids in prompt_ids]
+    >>> correction = Correction(closing_ids=[0], request_ids=[50])
+    >>> timed = roll_out_turns([[1, 7]], [correction, correction], count_up, (2, 2, 2))
+    >>> [turns[0].token_ids for turns in timed.turns]
+    [[8, 0], [51, 0], [51, 0]]
+
+    ```
+    """
+    if len(budgets) != len(corrections) + 1:
+        raise ValueError(
+            f"Each turn needs a length budget, got {len(budgets)} budgets for {len(corrections) + 1} turns, of which "
+            f"{len(corrections)} follow a correction prompt."
+        )
+    num_prompts = len(prompt_ids)
+    offline = list(offline_turns_1) if offline_turns_1 is not None else [None] * num_prompts
+    contexts = [list(ids) for ids in prompt_ids]
+    timed = TimedTurns([], [], [])
+    for number, budget in enumerate(budgets, start=1):
+        if number > 1:
+            previous = timed.turns[-1]
+            requests = [
+                correction.after(turn.token_ids)
+                for correction, turn in zip(_one_each(corrections[number - 2], num_prompts), previous, strict=True)
+            ]
+            contexts = [
+                [*context, *turn.token_ids, *request]
+                for context, turn, request in zip(contexts, previous, requests, strict=True)
+            ]
+            timed.correction_ids.append(requests)
+        row_budgets = _one_each(budget, num_prompts)
+        start = time.perf_counter()
+        if number == 1:
+            turns = _first_turns(contexts, generate, row_budgets, offline)
+        else:
+            turns = generate(contexts, row_budgets)
+        timed.seconds.append(time.perf_counter() - start)
+        timed.turns.append(turns)
+        if on_turn is not None:
+            on_turn(number, turns)
+    return timed
+
+
+def _one_each(value: Any, num_prompts: int) -> list[Any]:
+    """One value for all prompts, or a sequence with one for each, as a list with one for each."""
+    if isinstance(value, (int, Correction)):
+        return [value] * num_prompts
+    if len(value) != num_prompts:
+        raise ValueError(f"Expected one budget and one correction per prompt, got {len(value)} for {num_prompts}.")
+    return list(value)
+
+
+@dataclass(frozen=True)
 class TimedRollouts:
     """
-    Rollouts and what they cost.
+    Two-turn rollouts and what they cost.
 
     Args:
         rollouts (`list[Rollout]`):
@@ -58,9 +171,9 @@ class TimedRollouts:
 
 def roll_out_two_turns(
     prompt_ids: Sequence[list[int]],
-    correction: Correction,
+    correction: Correction | Sequence[Correction],
     generate: GenerateTurn,
-    budgets: tuple[int, int],
+    budgets: tuple[Budget, Budget],
     *,
     offline_turns_1: Sequence[list[int] | None] | None = None,
     on_turn_1: Callable[[list[GeneratedTurn]], None] | None = None,
@@ -73,12 +186,12 @@ def roll_out_two_turns(
     Args:
         prompt_ids (`Sequence[list[int]]`):
             The prompts, templated, unpadded.
-        correction (`Correction`):
-            What stands between the turns.
+        correction (`Correction` or `Sequence[Correction]`):
+            What stands between the turns: the same for all prompts, or one for each.
         generate (`GenerateTurn`):
             The engine. Called once for each turn.
-        budgets (`tuple[int, int]`):
-            Most tokens of turn 1 and of turn 2.
+        budgets (`tuple`):
+            Most tokens of turn 1 and of turn 2: a number for all prompts, or one for each.
         offline_turns_1 (`Sequence[list[int] | None]`, *optional*):
             For each prompt the ids of a first turn made beforehand, or `None` where the policy answers itself.
         on_turn_1 (`Callable`, *optional*):
@@ -98,48 +211,54 @@ def roll_out_two_turns(
 
     ```
     """
-    offline = list(offline_turns_1) if offline_turns_1 is not None else [None] * len(prompt_ids)
-    start = time.perf_counter()
-    turns_1 = _first_turns(prompt_ids, generate, budgets[0], offline)
-    seconds_t1 = time.perf_counter() - start
-    if on_turn_1 is not None:
-        on_turn_1(turns_1)
-    corrections = [correction.after(turn.token_ids) for turn in turns_1]
-    start = time.perf_counter()
-    turns_2 = generate(
-        [
-            [*prompt, *turn_1.token_ids, *request]
-            for prompt, turn_1, request in zip(prompt_ids, turns_1, corrections, strict=True)
-        ],
-        budgets[1],
+
+    def hand_out_turn_1(number: int, turns: list[GeneratedTurn]) -> None:
+        if number == 1 and on_turn_1 is not None:
+            on_turn_1(turns)
+
+    timed = roll_out_turns(
+        prompt_ids, [correction], generate, budgets, offline_turns_1=offline_turns_1, on_turn=hand_out_turn_1
     )
-    seconds_t2 = time.perf_counter() - start
+    is_offline = (
+        [ids is not None for ids in offline_turns_1] if offline_turns_1 is not None else [False] * len(prompt_ids)
+    )
     rollouts = [
-        Rollout(list(prompt), turn_1, request, turn_2, is_turn_1_offline=ids is not None)
-        for prompt, turn_1, request, turn_2, ids in zip(prompt_ids, turns_1, corrections, turns_2, offline, strict=True)
+        Rollout(list(prompt), turn_1, request, turn_2, is_turn_1_offline=is_given)
+        for prompt, turn_1, request, turn_2, is_given in zip(
+            prompt_ids, timed.turns[0], timed.correction_ids[0], timed.turns[1], is_offline, strict=True
+        )
     ]
-    return TimedRollouts(rollouts, seconds_t1, seconds_t2)
+    return TimedRollouts(rollouts, *timed.seconds)
 
 
 def _first_turns(
-    prompt_ids: Sequence[list[int]], generate: GenerateTurn, budget: int, offline: Sequence[list[int] | None]
+    prompt_ids: Sequence[list[int]],
+    generate: GenerateTurn,
+    budgets: Sequence[int],
+    offline: Sequence[list[int] | None],
 ) -> list[GeneratedTurn]:
     """The policy's first turns, with offline ones in their places."""
-    online = [prompt for prompt, ids in zip(prompt_ids, offline, strict=True) if ids is None]
+    rows = list(zip(prompt_ids, budgets, offline, strict=True))
     # Generating is a collective operation where weights are sharded, so a process without a prompt takes part too.
-    generated = iter(generate(online or prompt_ids[:1], budget))
-    return [next(generated) if ids is None else GeneratedTurn(list(ids[:budget]), len(ids) > budget) for ids in offline]
+    online = [(prompt, budget) for prompt, budget, ids in rows if ids is None] or [(prompt_ids[0], budgets[0])]
+    generated = iter(generate([prompt for prompt, _ in online], [budget for _, budget in online]))
+    return [
+        next(generated) if ids is None else GeneratedTurn(list(ids[:budget]), len(ids) > budget)
+        for _, budget, ids in rows
+    ]
 
 
-def cut_at_stop(token_ids: Sequence[int], stop_ids: frozenset[int]) -> GeneratedTurn:
+def cut_at_stop(token_ids: Sequence[int], stop_ids: frozenset[int], budget: int | None = None) -> GeneratedTurn:
     """
-    Cuts what an engine returned after the first stop token.
+    Cuts what an engine returned after the first stop token, or at the turn's budget.
 
     Args:
         token_ids (`Sequence[int]`):
             Generated ids, possibly with padding after the stop token.
         stop_ids (`frozenset[int]`):
             Ids that end a turn.
+        budget (`int`, *optional*):
+            Most tokens of the turn, where the engine was allowed more.
 
     Returns:
         `GeneratedTurn`: the ids up to and including the first stop token; truncated if there is none.
@@ -151,13 +270,26 @@ def cut_at_stop(token_ids: Sequence[int], stop_ids: frozenset[int]) -> Generated
     GeneratedTurn(token_ids=[4, 5, 2], truncated=False)
     >>> cut_at_stop([4, 5, 6], frozenset({2}))
     GeneratedTurn(token_ids=[4, 5, 6], truncated=True)
+    >>> cut_at_stop([4, 5, 2], frozenset({2}), budget=2)
+    GeneratedTurn(token_ids=[4, 5], truncated=True)
 
     ```
     """
-    for index, token_id in enumerate(token_ids):
+    kept = token_ids[:budget]
+    for index, token_id in enumerate(kept):
         if token_id in stop_ids:
-            return GeneratedTurn(list(token_ids[: index + 1]), truncated=False)
-    return GeneratedTurn(list(token_ids), truncated=True)
+            return GeneratedTurn(list(kept[: index + 1]), truncated=False)
+    return GeneratedTurn(list(kept), truncated=True)
+
+
+class _RowBudgets(StoppingCriteria):
+    """Ends each row of a batch at a budget of its own."""
+
+    def __init__(self, prompt_width: int, budgets: torch.Tensor) -> None:
+        self.lengths = prompt_width + budgets  # (B,)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return input_ids.size(1) >= self.lengths
 
 
 class TransformersEngine:
@@ -196,15 +328,15 @@ class TransformersEngine:
         self.batch_size = batch_size
         self.config_kwargs = decoding_kwargs(do_sample, sampling_kwargs or {})
 
-    def __call__(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
+    def __call__(self, prompt_ids: Sequence[list[int]], max_new_tokens: Sequence[int]) -> list[GeneratedTurn]:
         """
         Generates one turn for each prompt, in order.
 
         Args:
             prompt_ids (`Sequence[list[int]]`):
                 Unpadded ids.
-            max_new_tokens (`int`):
-                The turn's length budget.
+            max_new_tokens (`Sequence[int]`):
+                The turn's length budget, one per prompt.
 
         Returns:
             `list[GeneratedTurn]`: one per prompt.
@@ -212,17 +344,18 @@ class TransformersEngine:
         size = self.batch_size or len(prompt_ids)
         turns: list[GeneratedTurn] = []
         for start in range(0, len(prompt_ids), size):
-            turns += self._generate_batch(prompt_ids[start : start + size], max_new_tokens)
+            rows = slice(start, start + size)
+            turns += self._generate_batch(prompt_ids[rows], max_new_tokens[rows])
         return turns
 
     @torch.no_grad()
-    def _generate_batch(self, prompt_ids: Sequence[list[int]], max_new_tokens: int) -> list[GeneratedTurn]:
+    def _generate_batch(self, prompt_ids: Sequence[list[int]], budgets: Sequence[int]) -> list[GeneratedTurn]:
         width = max(len(ids) for ids in prompt_ids)
         padded = [[self.pad_token_id] * (width - len(ids)) + list(ids) for ids in prompt_ids]
         mask = [[0] * (width - len(ids)) + [1] * len(ids) for ids in prompt_ids]
         config = GenerationConfig(
             **self.config_kwargs,
-            max_new_tokens=max_new_tokens,
+            max_new_tokens=max(budgets),
             eos_token_id=self.stop_ids,
             pad_token_id=self.pad_token_id,
             disable_compile=True,
@@ -231,9 +364,16 @@ class TransformersEngine:
             input_ids=torch.tensor(padded, device=self.model.device),
             attention_mask=torch.tensor(mask, device=self.model.device),
             generation_config=config,
+            stopping_criteria=self._row_budgets(width, budgets),
         )
         stop_ids = frozenset(self.stop_ids)
-        return [cut_at_stop(ids, stop_ids) for ids in output[:, width:].tolist()]
+        rows = output[:, width:].tolist()
+        return [cut_at_stop(ids, stop_ids, budget) for ids, budget in zip(rows, budgets, strict=True)]
+
+    def _row_budgets(self, width: int, budgets: Sequence[int]) -> StoppingCriteriaList:
+        if len(set(budgets)) == 1:  # `max_new_tokens` says it already
+            return StoppingCriteriaList()
+        return StoppingCriteriaList([_RowBudgets(width, torch.tensor(budgets, device=self.model.device))])
 
 
 def decoding_kwargs(do_sample: bool, sampling_kwargs: dict[str, Any]) -> dict[str, Any]:
