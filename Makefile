@@ -13,6 +13,7 @@
 # make test PYTHON=/path/to/python       use an environment of your own, as it is, for instance one with a GPU build
 # make test SYSTEM_PYTHON=python3.11     make .venv with this interpreter (3.11 or newer)
 # make test ARGS="-k rollout -x"         more arguments for pytest
+# make test WORKERS=4                    so many test files at a time (2 by default)
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -24,6 +25,7 @@ SHELL := bash
 SYSTEM_PYTHON ?= python3
 SEED ?= 0
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 INSTALLED := $(VENV)/.installed
@@ -71,8 +73,9 @@ cloud: $(ENVIRONMENT)
 	$(PYTHON) -m accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	    --dynamo_backend no --num_cpu_threads_per_process $$OMP_NUM_THREADS examples/train_cloud.py --seed $(SEED)
 
+# Whole files go to the workers, so that what a file builds for its tests is built once.
 test: $(ENVIRONMENT)
-	$(PYTEST) $(ARGS)
+	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 check: format-check lint types doctest test
 
