@@ -45,6 +45,7 @@ LAYERS = {
         (
             "records",
             "log_keys",
+            "user_errors",
             "score",
             "score.prompts",
             "score.answers",
@@ -126,6 +127,13 @@ LAYERS = {
     ),
     # A page about a run: it replays the detectors of `callbacks`.
     "report": Layer(("report", "report_page"), ("text", "plots", "trainers"), (), ("matplotlib", "jinja2")),
+    # The command line: on top of all, and of nothing but the standard library until a command runs.
+    "command line": Layer(
+        ("cli", "__main__", "command_parser", "commands", "commands.*"),
+        ("root", "text", "plots", "data", "maths", "model", "preference data", "trainers", "evaluation", "report"),
+        (),
+        ("yaml", "datasets", "numpy", "rich", "tqdm", "torch", "transformers", "trl", "accelerate", "peft"),
+    ),
     "root": Layer(("",), ("text", "model", "trainers")),
 }
 METHODS = ("score", "cloud")
@@ -304,6 +312,8 @@ def run_python(code):
         "trl_score.metrics",
         "trl_score.plots",
         "trl_score.data",
+        "trl_score.cli",
+        "trl_score.commands",
     ],
 )
 def test_text_numbers_and_plots_load_no_torch(module):

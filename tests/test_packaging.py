@@ -30,6 +30,8 @@ NOT_IMPORTED_BY_NAME = {
 }
 # Experiment trackers: imported where the user has chosen one, which then is installed.
 OPTIONAL = {"trackio", "wandb"}
+# Packages that are imported by another name than they are installed by.
+INSTALLED_AS = {"yaml": "pyyaml"}
 
 
 def shipped_files():
@@ -94,6 +96,11 @@ def test_wheel_metadata(wheel_metadata, setup_cfg):
     assert needed >= set(requirements(setup_cfg["options"]["install_requires"]))
 
 
+def test_wheel_installs_the_command_line(wheel_files):
+    (declared,) = [content for name, content in wheel_files.items() if name.endswith(".dist-info/entry_points.txt")]
+    assert declared.decode().split("\n")[:2] == ["[console_scripts]", "trl-score = trl_score.cli:main"]
+
+
 def test_sdist_can_run_the_tests_and_the_examples(built):
     with tarfile.open(built[0]) as sdist:
         names = {name.partition("/")[2] for name in sdist.getnames()}
@@ -115,6 +122,7 @@ def third_party_roots(source):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.level == 0:
             imported.add(node.module.partition(".")[0])
+    imported = {INSTALLED_AS.get(name, name) for name in imported}
     return {canonicalize_name(name) for name in imported - sys.stdlib_module_names - {"trl_score"}}
 
 

@@ -24,6 +24,7 @@ from typing import Any, Protocol, Self, TypeAlias
 from tqdm.auto import tqdm
 
 from trl_score.records import Message
+from trl_score.user_errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -114,7 +115,7 @@ class ChatFailure:
     num_tries: int
 
 
-class ChatError(RuntimeError):
+class ChatError(UserError, RuntimeError):
     """A run that cannot go on: every further request would fail alike. What was answered is in the journal."""
 
 
