@@ -49,6 +49,7 @@ LAYERS = {
             "score",
             "score.prompts",
             "score.answers",
+            "score.row_settings",
             "score.turn_rewards",
             "cloud",
             "cloud.prompts",

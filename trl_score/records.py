@@ -23,6 +23,12 @@ Completion: TypeAlias = str | list[Message]
 RewardFunc: TypeAlias = Callable[..., Sequence[float | None]]
 """TRL's reward callable, `(prompts, completions, completion_ids, **columns) -> list[float | None]`."""
 
+BUDGET_COLUMNS = ("max_completion_length_t1", "max_completion_length_t2")
+"""Dataset columns: most tokens of turn 1 and turn 2 of a row; `None` for the run's own budget."""
+
+CORRECTION_COLUMN = "correction_prompt"
+"""Dataset column: what a row is asked between its turns; `None` for the run's own wording."""
+
 
 @runtime_checkable
 class ChecksDataset(Protocol):

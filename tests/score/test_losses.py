@@ -234,6 +234,12 @@ def test_reductions(loss_type, expected):
     assert reduce_loss(LOSSES, loss_type, num_tokens=4, max_tokens=10).item() == pytest.approx(expected)
 
 
+def test_each_rollout_is_divided_by_its_own_budget():
+    # (6 / 4 + 5 / 10) / 2 rollouts
+    loss = reduce_loss(LOSSES, "dr_grpo", num_tokens=4, max_tokens=torch.tensor([4, 10]))
+    assert loss.item() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize("loss_type", ["rloo", "dapo", "dr_grpo"])
 def test_two_half_batches_give_the_whole_batch(loss_type):
     # Gradient accumulation over two micro-batches: half the tokens counted in each, and the mean of both losses.

@@ -13,12 +13,13 @@ from trl_score.score.preflight import (
     check_context,
     check_dataset,
     context_length,
-    first_prompts,
+    first_rows,
     is_chat_dataset,
     read_correction,
     warn_without_stage_1,
 )
 from trl_score.score.prompts import Correction
+from trl_score.score.row_settings import RowSetting
 from trl_score.score.score_config import SCoReConfig
 
 CHAT = [{"role": "user", "content": "What is 17 + 25?"}]
@@ -96,20 +97,35 @@ def test_dataset_smaller_than_a_rollout_batch_is_refused(config):
 # Prompts
 
 
-def test_first_prompts_of_both_kinds_of_dataset():
-    assert first_prompts(rows(3)) == ["2 + 2 ="] * 3
-    assert first_prompts(rows(3).to_iterable_dataset()) == ["2 + 2 ="]
+def test_first_rows_of_both_kinds_of_dataset():
+    assert first_rows(rows(3)) == [{"prompt": "2 + 2 ="}] * 3
+    assert first_rows(rows(3).to_iterable_dataset()) == [{"prompt": "2 + 2 =", "solution": "4"}]
+
+
+def test_first_rows_have_what_they_set_for_themselves():
+    dataset = rows(2).add_column("max_completion_length_t2", [5, None])
+    assert first_rows(dataset) == [
+        {"prompt": "2 + 2 =", "max_completion_length_t2": 5},
+        {"prompt": "2 + 2 =", "max_completion_length_t2": None},
+    ]
+
+
+def test_settings_of_rows_must_not_be_removed(config):
+    dataset = rows(4).add_column("correction_prompt", ["Check it."] * 4)
+    check_dataset(dataset, config())
+    with pytest.raises(ValueError, match=r"would remove \['correction_prompt'\] of `train_dataset`, which rows set"):
+        check_dataset(dataset, config(remove_unused_columns=True))
 
 
 def test_first_row_without_a_prompt_is_refused():
     dataset = IterableDataset.from_generator(lambda: iter([{"question": "2 + 2 ="}]))
     with pytest.raises(ValueError, match=r"must have a column 'prompt', got the columns \['question'\]"):
-        first_prompts(dataset)
+        first_rows(dataset)
 
 
 def test_empty_stream_is_refused():
-    with pytest.raises(ValueError, match="`train_dataset` is empty"):
-        first_prompts(IterableDataset.from_generator(lambda: iter([])))
+    with pytest.raises(ValueError, match="`eval_dataset` is empty"):
+        first_rows(IterableDataset.from_generator(lambda: iter([])), "eval_dataset")
 
 
 def test_chat_and_plain_datasets_are_told_apart():
@@ -127,23 +143,27 @@ def test_other_prompts_are_refused(prompt):
 
 
 def test_correction_is_read_for_chat_and_for_plain_prompts(config, tokenizers):
-    args = config(correction_prompt="Check it.")
-    chat, plain = read_correction(True, args, tokenizers["qwen2"]), read_correction(False, args, tokenizers["plain"])
+    chat = read_correction("Check it.", True, config(), tokenizers["qwen2"])
+    plain = read_correction("Check it.", False, config(), tokenizers["plain"])
     assert "<|im_start|>user\nCheck it." in tokenizers["qwen2"].decode(chat.request_ids)
     assert tokenizers["plain"].decode(plain.request_ids) == "\n\nCheck it.\n\n"
 
 
 def test_chat_prompts_without_a_template_are_refused(config, tokenizers):
     with pytest.raises(ValueError, match="the tokenizer has no chat template"):
-        read_correction(True, config(), tokenizers["plain"])
+        read_correction("Check it.", True, config(), tokenizers["plain"])
 
 
 # The context
 
 
-def check_lengths(args, tokenizer, prompts, context=CONTEXT_LENGTH):
+CORRECTION = Correction([9], [7, 8])
+
+
+def check_lengths(args, tokenizer, prompts, context=CONTEXT_LENGTH, settings=None):
     model_config = LlamaConfig(max_position_embeddings=context)
-    check_context(prompts, Correction([9], [7, 8]), args, tokenizer, model_config)
+    settings = settings or [RowSetting(args.turn_budgets, CORRECTION)] * len(prompts)
+    check_context(prompts, settings, args, tokenizer, model_config)
 
 
 def test_rollout_that_just_fits_passes_and_one_token_more_is_refused(config, tokenizers):
@@ -169,10 +189,22 @@ def test_longest_prompt_counts(config, tokenizers):
         check_lengths(args, tokenizers["qwen2"], [CHAT, [{"role": "user", "content": long_prompt}]])
 
 
+def test_each_prompt_is_checked_with_its_own_budgets(config, tokenizers):
+    # The long prompt has little room and just fits; the short one has much and just does not.
+    tokenizer = tokenizers["plain"]
+    prompts = ["What is 17 + 25? " * 5, "2 + 2 ="]
+    num_long, num_short = (len(ids) for ids in tokenizer(prompts)["input_ids"])
+    fitting = [RowSetting((5, 2), CORRECTION), RowSetting((num_long - num_short, 7), CORRECTION)]
+    check_lengths(config(), tokenizer, prompts, context=num_long + 10, settings=fitting)
+    too_long = [fitting[0], RowSetting((num_long - num_short, 8), CORRECTION)]
+    with pytest.raises(ValueError, match=rf"got up to {num_long + 11}: prompt {num_short} .* \+ turn 2 8"):
+        check_lengths(config(), tokenizer, prompts, context=num_long + 10, settings=too_long)
+
+
 def test_model_that_does_not_say_its_context_is_not_checked(config, tokenizers):
     model_config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(to_dict=dict))
     assert context_length(model_config) is None
-    check_context(["2 + 2 ="], Correction([], [7]), config(), tokenizers["plain"], model_config)
+    check_context(["2 + 2 ="], [RowSetting((10, 10), CORRECTION)], config(), tokenizers["plain"], model_config)
 
 
 def test_context_of_a_model():

@@ -278,7 +278,7 @@ def test_stage_1_does_not_look_at_turn_1_rewards(local_model, tmp_path):
 def test_correction_prompt_gets_no_gradient(stage, kl_estimator, local_model, tmp_path):
     trainer = recording_trainer(local_model, tmp_path, max_steps=2, stage=stage, kl_estimator=kl_estimator)
     trainer.train()
-    correction = trainer._correction.request_ids
+    correction = trainer._row_settings.own.correction.request_ids
     for batch, logps in zip(trainer.batches, trainer.logps, strict=True):
         assert (logps.grad[batch["turn_of_token"] == 0] == 0).all()
         for ids, gradient in zip(batch["completion_ids"].tolist(), logps.grad, strict=True):

@@ -579,7 +579,8 @@ def test_offline_first_turns(share, local_model, tmp_path):
         assert rollout.is_turn_1_offline == (share == 1.0)
         # An offline turn 1 has no end token of its own, so the correction closes it.
         if share == 1.0:
-            assert rollout.correction_ids == [*trainer._correction.closing_ids, *trainer._correction.request_ids]
+            correction = trainer._row_settings.own.correction
+            assert rollout.correction_ids == [*correction.closing_ids, *correction.request_ids]
 
 
 def test_offline_first_turns_are_not_used_in_evaluation(local_model, tmp_path):

@@ -13,17 +13,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from trl_score.data.sources import TaskDataError
+from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
 logger = logging.getLogger(__name__)
-
-BUDGET_COLUMNS = ("max_completion_length_t1", "max_completion_length_t2")
-"""Most tokens of turn 1 and turn 2 of a row; `None` for the run's own budget."""
-
-CORRECTION_COLUMN = "correction_prompt"
-"""What a row is asked between its turns; `None` for the run's own wording."""
 
 
 @dataclass(frozen=True)

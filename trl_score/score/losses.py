@@ -270,7 +270,11 @@ def score_loss(
 
 
 def reduce_loss(
-    per_token_loss: torch.Tensor, loss_type: LossType, *, num_tokens: torch.Tensor | float, max_tokens: int
+    per_token_loss: torch.Tensor,
+    loss_type: LossType,
+    *,
+    num_tokens: torch.Tensor | float,
+    max_tokens: torch.Tensor | int,
 ) -> torch.Tensor:
     """
     From per-token losses to the scalar that is differentiated.
@@ -279,7 +283,8 @@ def reduce_loss(
       expectations over rollouts, and the KL is one of sequences), so the balance of reward and KL holds at any length.
     - `"dapo"`: the sum over all tokens divided by their number: each token weighs the same, a long turn outweighs a
       short one.
-    - `"dr_grpo"`: the sum divided by rollouts times the length budget: a constant, so no length bias.
+    - `"dr_grpo"`: each rollout's sum divided by its length budget, averaged over rollouts: a constant, whatever the
+      policy writes, so no length bias.
 
     Args:
         per_token_loss (`torch.Tensor` of shape `(B, T)`):
@@ -288,8 +293,8 @@ def reduce_loss(
             One of the three above; the names are TRL's.
         num_tokens (`torch.Tensor` or `float`):
             Tokens learned from, in this process's share of the batch that one update sees. Only `"dapo"` uses it.
-        max_tokens (`int`):
-            Length budget of both turns together. Only `"dr_grpo"` uses it.
+        max_tokens (`int` or `torch.Tensor` of shape `(B,)`):
+            Length budget of both turns together, each rollout's or the same for all. Only `"dr_grpo"` uses it.
 
     Returns:
         `torch.Tensor` of shape `()`: the loss.
@@ -315,5 +320,5 @@ def reduce_loss(
     if loss_type == "dapo":
         return per_token_loss.sum() / num_tokens
     if loss_type == "dr_grpo":
-        return per_token_loss.sum() / (per_token_loss.size(0) * max_tokens)
+        return (per_token_loss.sum(dim=1) / max_tokens).mean()
     raise ValueError(f"`loss_type` must be 'rloo', 'dapo' or 'dr_grpo', got {loss_type!r}.")

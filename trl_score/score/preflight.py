@@ -4,16 +4,18 @@ Each check raises one sentence that says what was expected, what came, and what 
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from trl_score.records import ChecksDataset, Prompt
+from trl_score.records import ChecksDataset, Message, Prompt
 from trl_score.score.prompts import (
     Correction,
     audit_template,
     text_correction,
     tokenize_prompts,
 )
+from trl_score.score.row_settings import SETTING_COLUMNS, RowSetting
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -59,6 +61,12 @@ def check_dataset(dataset: "Dataset | IterableDataset", args: "SCoReConfig", nam
         raise ValueError(
             f"`{name}` must hold text only, got the columns {sorted(columns)}. SCoRe does not train on images."
         )
+    own = sorted(set(SETTING_COLUMNS) & set(columns or ()))
+    if own and args.remove_unused_columns:
+        raise ValueError(
+            f"`remove_unused_columns=True` would remove {own} of `{name}`, which rows set for themselves. Leave it at "
+            "False, or drop these columns."
+        )
     if not hasattr(dataset, "__len__"):
         return
     num_rows = len(dataset)
@@ -95,15 +103,19 @@ def check_rewards(reward_funcs: Any, dataset: "Dataset | IterableDataset") -> No
             func.check_dataset(dataset)
 
 
-def read_correction(is_chat: bool, args: "SCoReConfig", tokenizer: "PreTrainedTokenizerBase") -> Correction:
+def read_correction(
+    correction_prompt: str | list[Message], is_chat: bool, args: "SCoReConfig", tokenizer: "PreTrainedTokenizerBase"
+) -> Correction:
     """
     Reads what stands between the two turns, for chat prompts or for plain ones.
 
     Args:
+        correction_prompt (`str` or `list[dict]`):
+            What is asked between the turns.
         is_chat (`bool`):
             Whether prompts are chat messages.
         args ([`SCoReConfig`]):
-            The configuration, with the correction prompt.
+            The configuration, with further arguments of the chat template.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
 
@@ -114,13 +126,13 @@ def read_correction(is_chat: bool, args: "SCoReConfig", tokenizer: "PreTrainedTo
         `ValueError`: If the chat template cannot be continued, see `audit_template`.
     """
     if is_chat:
-        return audit_template(args.correction_prompt, tokenizer, _template_kwargs(args))
-    return text_correction(args.correction_prompt, tokenizer)
+        return audit_template(correction_prompt, tokenizer, _template_kwargs(args))
+    return text_correction(correction_prompt, tokenizer)
 
 
 def check_context(
-    prompts: list[Prompt],
-    correction: Correction,
+    prompts: Sequence[Prompt],
+    settings: Sequence[RowSetting],
     args: "SCoReConfig",
     tokenizer: "PreTrainedTokenizerBase",
     model_config: "PretrainedConfig",
@@ -129,12 +141,12 @@ def check_context(
     Checks that prompt, two turns and the correction prompt fit into the model's context.
 
     Args:
-        prompts (`list`):
-            The dataset's prompts. Only the longest ones, by characters, are tokenized.
-        correction (`Correction`):
-            The tokens between the turns.
+        prompts (`Sequence`):
+            The dataset's prompts. Only the longest ones of those with the same room, by characters, are tokenized.
+        settings (`Sequence[RowSetting]`):
+            Each prompt's budgets and correction.
         args ([`SCoReConfig`]):
-            The configuration, with the budgets.
+            The configuration, with further arguments of the chat template.
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             The tokenizer.
         model_config ([`~transformers.PretrainedConfig`]):
@@ -146,16 +158,21 @@ def check_context(
     context = context_length(model_config)
     if context is None:
         return
-    longest = sorted(prompts, key=lambda prompt: len(str(prompt)))[-_LONGEST_PROMPTS_TO_TOKENIZE:]
-    prompt_length = max(map(len, tokenize_prompts(longest, tokenizer, _template_kwargs(args))), default=0)
-    budgets = args.turn_budgets
-    total = prompt_length + budgets[0] + len(correction) + budgets[1]
-    if total > context:
-        raise ValueError(
-            f"A rollout must fit into the model's context of {context} tokens, got up to {total}: prompt "
-            f"{prompt_length} + turn 1 {budgets[0]} + correction prompt {len(correction)} + turn 2 {budgets[1]}. Lower "
-            "`max_completion_length` (or `max_completion_length_t1` and `_t2`), or shorten the prompts."
-        )
+    prompts_with_room: dict[int, list[Prompt]] = {}
+    setting_with_room = {setting.num_tokens: setting for setting in settings}
+    for prompt, setting in zip(prompts, settings, strict=True):
+        prompts_with_room.setdefault(setting.num_tokens, []).append(prompt)
+    for room, some_prompts in prompts_with_room.items():
+        longest = sorted(some_prompts, key=lambda prompt: len(str(prompt)))[-_LONGEST_PROMPTS_TO_TOKENIZE:]
+        prompt_length = max(map(len, tokenize_prompts(longest, tokenizer, _template_kwargs(args))))
+        budgets, correction = setting_with_room[room].budgets, setting_with_room[room].correction
+        if prompt_length + room > context:
+            raise ValueError(
+                f"A rollout must fit into the model's context of {context} tokens, got up to {prompt_length + room}: "
+                f"prompt {prompt_length} + turn 1 {budgets[0]} + correction prompt {len(correction)} + turn 2 "
+                f"{budgets[1]}. Lower `max_completion_length` (or `max_completion_length_t1` and `_t2`, of the run or "
+                "of the row), or shorten the prompts."
+            )
 
 
 def context_length(model_config: "PretrainedConfig") -> int | None:
@@ -197,28 +214,31 @@ def warn_without_stage_1(stage: str, model_path: str | None) -> None:
         )
 
 
-def first_prompts(dataset: "Dataset | IterableDataset") -> list[Prompt]:
+def first_rows(dataset: "Dataset | IterableDataset", name: str = "train_dataset") -> list[dict[str, Any]]:
     """
-    Gives the prompts that can be looked at before training: all of a map-style dataset, the first of an iterable one.
+    Gives what can be looked at before training: all rows of a map-style dataset, the first of an iterable one.
 
     Args:
         dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            The training set.
+            The dataset.
+        name (`str`, *optional*, defaults to `"train_dataset"`):
+            What to call it in a message.
 
     Returns:
-        `list`: prompts, at least one.
+        `list[dict]`: rows, at least one, with their `prompt` and what they set for themselves.
 
     Raises:
         `ValueError`: If an iterable dataset is empty, or its first row has no prompt.
     """
     if hasattr(dataset, "__len__"):
-        return list(dataset["prompt"])
+        columns = [column for column in ("prompt", *SETTING_COLUMNS) if column in dataset.column_names]
+        return list(dataset.select_columns(columns))
     row = next(iter(dataset), None)
     if row is None:
-        raise ValueError("`train_dataset` is empty. Check the split, and the filters before it.")
+        raise ValueError(f"`{name}` is empty. Check the split, and the filters before it.")
     if "prompt" not in row:
-        raise ValueError(f"`train_dataset` must have a column 'prompt', got the columns {sorted(row)}.")
-    return [row["prompt"]]
+        raise ValueError(f"`{name}` must have a column 'prompt', got the columns {sorted(row)}.")
+    return [row]
 
 
 def is_chat_dataset(prompts: list[Prompt]) -> bool:

@@ -17,12 +17,13 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from trl_score import trl_compat
 from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, print_turns_table, save_turns_table
-from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
+from trl_score.records import Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
 from trl_score.score.prompts import Correction, is_conversational_prompt, tokenize_prompts
 from trl_score.score.rollout import roll_out_two_turns
+from trl_score.score.row_settings import RowSetting, RowSettings
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
 from trl_score.score.trainer_inputs import (
@@ -90,7 +91,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         args ([`SCoReConfig`], *optional*):
             Configuration.
         train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
-            Rows with a `prompt`, and what the reward functions need.
+            Rows with a `prompt`, and what the reward functions need. A row may have budgets and a correction prompt of
+            its own (`max_completion_length_t1`, `max_completion_length_t2`, `correction_prompt`).
         eval_dataset (*optional*):
             The same, or a dict of such.
         processing_class ([`~transformers.PreTrainedTokenizerBase`], *optional*):
@@ -151,7 +153,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
-        self._correction = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
+        self._row_settings = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
         preflight.check_rewards(reward_funcs, train_dataset)
         self._turn_context = TurnContext()
         reference = copied_reference(model, args, peft_config)
@@ -176,7 +178,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         elif args.ref_model_name_or_path == "base" and "ref" in self._peft_model().peft_config:
             self._peft_model().delete_adapter("ref")
         # The end-of-turn token of the template ends a turn, whether or not the model's own settings say so.
-        closing = self._correction.closing_ids[-1:]
+        closing = self._row_settings.own.correction.closing_ids[-1:]
         self.eos_token_ids = [*self.eos_token_ids, *(token for token in closing if token not in self.eos_token_ids)]
         # TRL would look at the end of the whole completion only; here each turn is looked at on its own.
         self._mask_truncated_turns, self.mask_truncated_completions = self.mask_truncated_completions, False
@@ -193,6 +195,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             initargs=(self.accelerator.device,),
         )
         self._prompts: list[Prompt] = []
+        self._settings: list[RowSetting] = []
         self._rollouts: list[Rollout] = []
         self._completions: tuple[list[Completion], list[Completion]] = ([], [])
         self._rewards_per_func: tuple[torch.Tensor, torch.Tensor] = (torch.empty(0), torch.empty(0))
@@ -211,7 +214,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         train_dataset: "Dataset | IterableDataset",
         eval_dataset: Any,
         tokenizer: PreTrainedTokenizerBase,
-    ) -> Correction:
+    ) -> RowSettings:
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             raise TypeError(
                 f"`processing_class` must be a tokenizer, got {type(tokenizer).__name__}: SCoReTrainer trains on text "
@@ -219,16 +222,26 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             )
         preflight.check_dataset(train_dataset, args)
         eval_sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+        eval_sets = {name: dataset for name, dataset in eval_sets.items() if dataset is not None}
         for name, dataset in eval_sets.items():
-            if dataset is not None:
-                preflight.check_dataset(dataset, args, name)
-        prompts = preflight.first_prompts(train_dataset)
-        correction = preflight.read_correction(preflight.is_chat_dataset(prompts), args, tokenizer)
+            preflight.check_dataset(dataset, args, name)
+        rows_of = {
+            name: preflight.first_rows(dataset, name)
+            for name, dataset in {"train_dataset": train_dataset, **eval_sets}.items()
+        }
+        is_chat = preflight.is_chat_dataset([rows_of["train_dataset"][0]["prompt"]])
+
+        def read_correction(prompt: str | list[Message]) -> Correction:
+            return preflight.read_correction(prompt, is_chat, args, tokenizer)
+
+        row_settings = RowSettings(args.turn_budgets, args.correction_prompt, read_correction)
         config = load_model_config(model, args)
-        preflight.check_context(prompts, correction, args, tokenizer, config)
+        for rows in rows_of.values():
+            settings = [row_settings.of(row) for row in rows]
+            preflight.check_context([row["prompt"] for row in rows], settings, args, tokenizer, config)
         if isinstance(model, str) or not is_peft_model(model):  # an adapter does not tell where it came from
             preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
-        return correction
+        return row_settings
 
     @property
     def stage(self) -> Stage:
@@ -287,7 +300,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         """
         is_chat = is_conversational_prompt(prompts[0])
         prompt_ids = tokenize_prompts(prompts, self.tokenizer, self.chat_template_kwargs)
-        self._check_lengths(prompt_ids)
+        settings = [self._row_settings.of(row) for row in inputs]
+        self._check_lengths(prompt_ids, settings)
         completions_t1: list[Completion] = []
 
         def score_turn_1_ahead(turns: list[GeneratedTurn]) -> None:
@@ -298,9 +312,9 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         with self.generation_engine(do_sample=do_sample) as engine:
             timed = roll_out_two_turns(
                 prompt_ids,
-                self._correction,
+                [setting.correction for setting in settings],
                 engine,
-                self.args.turn_budgets,
+                ([setting.budgets[0] for setting in settings], [setting.budgets[1] for setting in settings]),
                 offline_turns_1=self._offline_turns_1(inputs),
                 on_turn_1=score_turn_1_ahead,
             )
@@ -311,18 +325,18 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             [*rollout.prompt_ids, *rollout.turn_1.token_ids, *rollout.correction_ids] for rollout in timed.rollouts
         ]
         completions_t2 = self.decode_turns([rollout.turn_2 for rollout in timed.rollouts], before_turn_2, is_chat)
-        self._prompts, self._rollouts = prompts, timed.rollouts
+        self._prompts, self._settings, self._rollouts = prompts, settings, timed.rollouts
         self._completions = (completions_t1, completions_t2)
         return timed.rollouts
 
-    def _check_lengths(self, prompt_ids: list[list[int]]) -> None:
+    def _check_lengths(self, prompt_ids: list[list[int]], settings: list[RowSetting]) -> None:
         """The start-up check looked at the longest prompts by characters; this one sees every prompt."""
         context = preflight.context_length(self.accelerator.unwrap_model(self.model).config)
-        room = sum(self.args.turn_budgets) + len(self._correction)
-        longest = max(map(len, prompt_ids))
-        if context is not None and longest + room > context:
+        lengths = [(len(ids), setting.num_tokens) for ids, setting in zip(prompt_ids, settings, strict=True)]
+        length, room = max(lengths, key=sum)
+        if context is not None and length + room > context:
             raise ValueError(
-                f"A prompt of {longest} tokens leaves no room for both turns and the correction prompt ({room} tokens) "
+                f"A prompt of {length} tokens leaves no room for both turns and the correction prompt ({room} tokens) "
                 f"in the model's context of {context}. Filter long prompts out, or lower `max_completion_length`."
             )
 
@@ -414,8 +428,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 TRL's batch of B rollouts.
 
         Returns:
-            `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)` and, where the KL is in the loss,
-                `kl_coefficients` `(B, T)`.
+            `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)`, `max_tokens` `(B,)` and, where the KL is in
+                the loss, `kl_coefficients` `(B, T)`.
         """
         device = batch["completion_ids"].device
         if self.mode == "train" and self.stage == 1:
@@ -439,6 +453,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         local = slice(self._first_row, self._first_row + len(self._rollouts))
         batch["advantages"] = spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
         batch["num_items_in_batch"] = self.accelerator.gather((turn_of_token > 0).sum()).sum()
+        batch["max_tokens"] = torch.tensor([setting.num_learned for setting in self._settings], device=device)  # (B,)
         if self.args.kl_estimator != "k1" and self.beta != 0.0:
             coefficients = torch.tensor(self.kl_coefficients, device=device).expand(len(self._rollouts), 2)
             batch["kl_coefficients"] = spread_over_turns(coefficients[:, 0], coefficients[:, 1], turn_of_token)
@@ -531,7 +546,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             loss.per_token_loss,
             cast(Any, self.args.loss_type),
             num_tokens=self._tokens_per_micro_batch(batch),
-            max_tokens=sum(self.args.turn_budgets),
+            max_tokens=batch["max_tokens"],
         )
         if forward.aux_loss is not None:
             scalar = scalar + self.router_aux_loss_coef * forward.aux_loss
