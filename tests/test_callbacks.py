@@ -1,5 +1,6 @@
 """Callbacks: adaptive beta_2, the boundary between the stages, collapse detectors, and the table of both turns."""
 
+import inspect
 import json
 import logging
 
@@ -246,6 +247,18 @@ def test_detector_bears_values_that_could_not_be_counted(name, key):
 def test_detector_needs_some_patience(name):
     with pytest.raises(ValueError, match="`patience` must be at least 1 log entry, got 0"):
         DETECTORS[name][0](patience=0)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_detector_and_its_rule_have_the_same_thresholds(name):
+    detector_class = DETECTORS[name][0]
+    rule_class = type(detector_class().rule)
+    of_detector, of_rule = (
+        {name: value.default for name, value in inspect.signature(each).parameters.items()}
+        for each in (detector_class, rule_class)
+    )
+    assert of_detector == {**of_rule, "stop": False}
+    assert rule_class.__name__ == detector_class.__name__.replace("Detector", "Rule")
 
 
 @pytest.mark.parametrize("changes", [{"score/answers_changed": 0.02}, {"score/edit_distance_ratio": 0.02}])

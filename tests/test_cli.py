@@ -11,6 +11,7 @@ import pytest
 
 from trl_score import __version__, cli
 from trl_score.cloud.chat import ChatError
+from trl_score.log_keys import SCORE_LOG_KEYS
 
 MODEL_LIBRARIES = {"torch", "transformers", "trl", "matplotlib", "datasets", "yaml"}
 
@@ -59,6 +60,22 @@ except SystemExit:
     assert not MODEL_LIBRARIES & set(runs[0][1:])
     # The best of three: a busy machine makes it slower, never faster.
     assert min(float(seconds) for seconds, *_ in runs) < 0.5
+
+
+def test_figures_and_reports_load_no_model_library(tmp_path):
+    keys = dict.fromkeys(SCORE_LOG_KEYS, 0.25)
+    log = [{"step": step, **keys, "score/stage": 1} for step in range(1, 4)]
+    (tmp_path / "trainer_state.json").write_text(json.dumps({"log_history": log}))
+    code = f"""
+import sys
+from trl_score.cli import main
+main(["plot", {str(tmp_path)!r}, "--output", {str(tmp_path / "figures")!r}])
+main(["report", {str(tmp_path)!r}, "--output", {str(tmp_path / "report.html")!r}])
+print(*{{name.partition(".")[0] for name in sys.modules}}, file=sys.stderr)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.count("\n") == 11  # five figures twice, and the page
+    assert {"torch", "transformers", "trl", "accelerate"}.isdisjoint(result.stderr.split())
 
 
 @pytest.mark.parametrize(

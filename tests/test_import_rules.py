@@ -46,6 +46,7 @@ LAYERS = {
             "records",
             "log_keys",
             "user_errors",
+            "collapse",
             "score",
             "score.prompts",
             "score.answers",
@@ -126,8 +127,8 @@ LAYERS = {
         ("text", "data", "maths", "model"),
         ("torch", "transformers", "peft", "datasets", "numpy", "tqdm"),
     ),
-    # A page about a run: it replays the detectors of `callbacks`.
-    "report": Layer(("report", "report_page"), ("text", "plots", "trainers"), (), ("matplotlib", "jinja2")),
+    # A page about a run, from its files alone.
+    "report": Layer(("report", "report_page"), ("text", "plots"), (), ("matplotlib", "jinja2")),
     # The command line: on top of all, and of nothing but the standard library until a command runs.
     "command line": Layer(
         ("cli", "__main__", "command_parser", "commands", "commands.*"),
@@ -312,6 +313,7 @@ def run_python(code):
         "trl_score.rewards",
         "trl_score.metrics",
         "trl_score.plots",
+        "trl_score.report",
         "trl_score.data",
         "trl_score.cli",
         "trl_score.commands",

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, cast
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trl_score.collapse import CollapseRule, CopyRule, KLBudgetRule, SandbaggingRule, TruncationRule
+
 if TYPE_CHECKING:
     from trl_score.score.score_config import SCoReConfig
     from trl_score.score.turn_metrics import MetricWindow
@@ -20,9 +22,6 @@ BETA_2_FILE = "adaptive_beta_2.json"
 """Written into each checkpoint, so that a resumed run goes on with the coefficient it had."""
 
 _MOST_BETA_2_CHANGE = 0.2
-
-Logs = Mapping[str, float | None]
-"""One entry of the training log; `None` where nothing could be counted."""
 
 
 class AdaptiveBeta2(TrainerCallback):
@@ -166,63 +165,19 @@ class OptimizerTimer(TrainerCallback):
 
 class CollapseDetector(TrainerCallback):
     """
-    Watches the logs for one way to fail, warns when it lasts, and stops the run if asked to.
-
-    Subclasses say in `finding` what is wrong with a log entry. Read from training logs (not evaluation), because what
-    the policy does when it samples is what it learns from.
+    Watches the training log for one way to fail, warns when it lasts, and stops the run if asked to.
 
     Args:
-        patience (`int`, *optional*, defaults to `5`):
-            Log entries in a row before it speaks.
+        rule ([`CollapseRule`]):
+            What to watch for, and how long it must last.
         stop (`bool`, *optional*, defaults to `False`):
             Whether to end training then.
-
-    Example:
-
-    ```python
-    >>> detector = CopyDetector(patience=2)
-    >>> log = {"score/answers_changed": 0.0, "score/edit_distance_ratio": 0.0}
-    >>> detector.check(log), detector.check(log) is not None
-    (None, True)
-
-    ```
     """
 
-    def __init__(self, patience: int = 5, stop: bool = False) -> None:
-        if patience < 1:
-            raise ValueError(f"`patience` must be at least 1 log entry, got {patience}.")
-        self.patience = patience
+    def __init__(self, rule: CollapseRule, stop: bool = False) -> None:
+        self.rule = rule
         self.stop = stop
-        self.num_in_a_row = 0
         self.messages: list[str] = []
-
-    def finding(self, logs: Logs) -> str | None:
-        """
-        Says what is wrong with a log entry.
-
-        Args:
-            logs (`Mapping`):
-                One entry of the training log.
-
-        Returns:
-            `str`, *optional*: the finding, or `None`.
-        """
-        raise NotImplementedError
-
-    def check(self, logs: Logs) -> str | None:
-        """
-        Looks at one log entry.
-
-        Args:
-            logs (`Mapping`):
-                One entry of the training log.
-
-        Returns:
-            `str`, *optional*: the finding, once it has lasted `patience` entries; said once for each time it sets in.
-        """
-        finding = self.finding(logs)
-        self.num_in_a_row = self.num_in_a_row + 1 if finding else 0
-        return finding if self.num_in_a_row == self.patience else None
 
     def on_log(
         self,
@@ -233,7 +188,7 @@ class CollapseDetector(TrainerCallback):
         **kwargs: Any,
     ) -> TrainerControl:
         """Checks what was just logged in training."""
-        message = self.check(logs) if logs and "score/accuracy_t1" in logs else None
+        message = self.rule.check(logs) if logs and "score/accuracy_t1" in logs else None
         if message is not None:
             self.messages.append(message)
             ending = " Training stops." if self.stop else ""
@@ -252,7 +207,7 @@ class CopyDetector(CollapseDetector):
         least_edited (`float`, *optional*, defaults to `0.02`):
             Edit-distance ratio likewise.
         patience (`int`, *optional*, defaults to `5`):
-            See [`CollapseDetector`].
+            Log entries in a row before it speaks.
         stop (`bool`, *optional*, defaults to `False`):
             See [`CollapseDetector`].
     """
@@ -260,19 +215,7 @@ class CopyDetector(CollapseDetector):
     def __init__(
         self, least_changed: float = 0.02, least_edited: float = 0.02, patience: int = 5, stop: bool = False
     ) -> None:
-        super().__init__(patience, stop)
-        self.least_changed = least_changed
-        self.least_edited = least_edited
-
-    def finding(self, logs: Logs) -> str | None:
-        """Both the answers and the texts stay as they were."""
-        changed, edited = logs["score/answers_changed"], logs["score/edit_distance_ratio"]
-        if changed is None or edited is None or changed >= self.least_changed or edited >= self.least_edited:
-            return None
-        return (
-            f"turn 2 copies turn 1: {changed:.1%} of the answers change, edit-distance ratio {edited:.3f}. Train Stage "
-            "I longer, or raise `alpha`."
-        )
+        super().__init__(CopyRule(least_changed, least_edited, patience), stop)
 
 
 class SandbaggingDetector(CollapseDetector):
@@ -285,30 +228,13 @@ class SandbaggingDetector(CollapseDetector):
         most_lost (`float`, *optional*, defaults to `0.1`):
             How far turn 1's accuracy may fall below its best, while delta(t1,t2) rises above its value at that best.
         patience (`int`, *optional*, defaults to `5`):
-            See [`CollapseDetector`].
+            Log entries in a row before it speaks.
         stop (`bool`, *optional*, defaults to `False`):
             See [`CollapseDetector`].
     """
 
     def __init__(self, most_lost: float = 0.1, patience: int = 5, stop: bool = False) -> None:
-        super().__init__(patience, stop)
-        self.most_lost = most_lost
-        self.best_accuracy_t1 = 0.0
-        self.delta_at_best = 0.0
-
-    def finding(self, logs: Logs) -> str | None:
-        """Turn 1 is far below its best, and delta is above what it was then."""
-        accuracy_t1, delta = logs["score/accuracy_t1"], logs["score/delta_t1_t2"]
-        if accuracy_t1 is None or delta is None:
-            return None
-        if accuracy_t1 >= self.best_accuracy_t1:
-            self.best_accuracy_t1, self.delta_at_best = accuracy_t1, delta
-        if self.best_accuracy_t1 - accuracy_t1 <= self.most_lost or delta <= self.delta_at_best:
-            return None
-        return (
-            f"turn 1 gets worse while the bonus grows: accuracy {accuracy_t1:.1%}, best {self.best_accuracy_t1:.1%}; "
-            f"delta(t1,t2) {delta:+.1%}, {self.delta_at_best:+.1%} then. Set `turn_discount=0`, or raise `beta_2`."
-        )
+        super().__init__(SandbaggingRule(most_lost, patience), stop)
 
 
 class KLBudgetDetector(CollapseDetector):
@@ -321,25 +247,13 @@ class KLBudgetDetector(CollapseDetector):
         budget_t2 (`float`, *optional*, defaults to `50.0`):
             Most nats per sequence of turn 2.
         patience (`int`, *optional*, defaults to `5`):
-            See [`CollapseDetector`].
+            Log entries in a row before it speaks.
         stop (`bool`, *optional*, defaults to `False`):
             See [`CollapseDetector`].
     """
 
     def __init__(self, budget_t1: float = 5.0, budget_t2: float = 50.0, patience: int = 5, stop: bool = False) -> None:
-        super().__init__(patience, stop)
-        self.budgets = {"score/kl_t1": budget_t1, "score/kl_t2": budget_t2}
-
-    def finding(self, logs: Logs) -> str | None:
-        """One of the two KLs is above its budget."""
-        for key, budget in self.budgets.items():
-            kl = logs.get(key)  # not logged without a reference
-            if kl is not None and kl > budget:
-                return (
-                    f"{key} is {kl:.2f} nats per sequence, budget {budget:.2f}. Raise `beta_1` (`beta_2` for turn 1 in "
-                    "Stage I), or lower the learning rate."
-                )
-        return None
+        super().__init__(KLBudgetRule(budget_t1, budget_t2, patience), stop)
 
 
 class TruncationDetector(CollapseDetector):
@@ -350,25 +264,13 @@ class TruncationDetector(CollapseDetector):
         most_truncated (`float`, *optional*, defaults to `0.3`):
             Share of a turn's completions that may be cut off.
         patience (`int`, *optional*, defaults to `5`):
-            See [`CollapseDetector`].
+            Log entries in a row before it speaks.
         stop (`bool`, *optional*, defaults to `False`):
             See [`CollapseDetector`].
     """
 
     def __init__(self, most_truncated: float = 0.3, patience: int = 5, stop: bool = False) -> None:
-        super().__init__(patience, stop)
-        self.most_truncated = most_truncated
-
-    def finding(self, logs: Logs) -> str | None:
-        """One of the two turns is cut off too often."""
-        for turn in (1, 2):
-            truncated = logs[f"score/truncated_t{turn}"]
-            if truncated is not None and truncated > self.most_truncated:
-                return (
-                    f"{truncated:.1%} of turn {turn} is cut off by its budget. Raise `max_completion_length_t{turn}`, "
-                    "or ask for shorter answers."
-                )
-        return None
+        super().__init__(TruncationRule(most_truncated, patience), stop)
 
 
 def print_turns_table(rows: Sequence[Mapping[str, Any]], step: int, num_rows: int | None = None) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from trl_score.collapse import CollapseRule, CopyRule, KLBudgetRule, SandbaggingRule, TruncationRule
 from trl_score.metrics import self_correction_metrics
 from trl_score.metrics.changed_words import changed_words
 from trl_score.plots.log_history import LogHistory, find_trainer_state, read_json
@@ -23,9 +24,6 @@ from trl_score.plots.run_folder import Run, read_run
 from trl_score.plots.runs import figures_of_runs, refuse_to_overwrite
 from trl_score.plots.style import inline_svg
 from trl_score.report_page import PAGE, SCRIPT, STYLE
-
-if TYPE_CHECKING:
-    from trl_score.callbacks import CollapseDetector
 
 KINDS = ("fixed", "broken", "changed", "unchanged")
 """What rollouts can be filtered by; the last two speak of the final answer."""
@@ -178,16 +176,13 @@ def replay_detectors(log_history: LogHistory) -> list[Verdict]:
     entries = [entry for entry in log_history if "score/accuracy_t1" in entry]
     if not entries:
         return []
-    # These load torch, which the rest of a report does without.
-    from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector
-
-    detectors: dict[str, CollapseDetector] = {
-        "Turn 2 copies turn 1": CopyDetector(),
-        "Turn 1 gets worse so that turn 2 can correct it": SandbaggingDetector(),
-        "A turn moves too far from the reference": KLBudgetDetector(),
-        "A length budget cuts turns off": TruncationDetector(),
+    detectors: dict[str, tuple[str, CollapseRule]] = {
+        "CopyDetector": ("Turn 2 copies turn 1", CopyRule()),
+        "SandbaggingDetector": ("Turn 1 gets worse so that turn 2 can correct it", SandbaggingRule()),
+        "KLBudgetDetector": ("A turn moves too far from the reference", KLBudgetRule()),
+        "TruncationDetector": ("A length budget cuts turns off", TruncationRule()),
     }
-    return [_replay(title, detector, entries) for title, detector in detectors.items()]
+    return [_replay(name, title, rule, entries) for name, (title, rule) in detectors.items()]
 
 
 def choose_rollouts(records: Sequence[TurnRecord], num_rollouts: int) -> list[TurnRecord]:
@@ -236,10 +231,9 @@ def kinds_of(record: TurnRecord) -> list[str]:
     return [*outcome, "changed" if record.is_changed else "unchanged"]
 
 
-def _replay(title: str, detector: "CollapseDetector", entries: LogHistory) -> Verdict:
-    name = type(detector).__name__
+def _replay(name: str, title: str, rule: CollapseRule, entries: LogHistory) -> Verdict:
     try:
-        spoken = [(int(entry["step"]), detector.check(entry)) for entry in entries]
+        spoken = [(int(entry["step"]), rule.check(entry)) for entry in entries]
     except KeyError as error:
         return Verdict(name, title, missing_key=str(error.args[0]))
     return Verdict(name, title, tuple((step, message) for step, message in spoken if message is not None))
