@@ -58,6 +58,8 @@ LAYERS = {
             "rewards.*",
             "metrics",
             "metrics.*",
+            "baselines",
+            "baselines.methods",
         ),
         (),
         ("numpy", "rapidfuzz", "sympy", "mpmath", "math_verify", "latex2sympy2_extended"),
@@ -126,6 +128,12 @@ LAYERS = {
         ("evaluation",),
         ("text", "data", "maths", "model"),
         ("torch", "transformers", "peft", "datasets", "numpy", "tqdm"),
+    ),
+    # The methods that SCoRe is compared with: they sample and measure as evaluation does, and train with TRL.
+    "baselines": Layer(
+        ("baselines.*",),
+        ("text", "data", "maths", "model", "trl_compat", "trainers", "evaluation"),
+        ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tqdm"),
     ),
     # A page about a run, from its files alone.
     "report": Layer(("report", "report_page"), ("text", "plots"), (), ("matplotlib", "jinja2")),
@@ -317,6 +325,8 @@ def run_python(code):
         "trl_score.data",
         "trl_score.cli",
         "trl_score.commands",
+        "trl_score.baselines.methods",
+        "trl_score.baselines.budget",
     ],
 )
 def test_text_numbers_and_plots_load_no_torch(module):
