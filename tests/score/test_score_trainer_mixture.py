@@ -14,20 +14,19 @@ from trl_score.records import Prompt, Rollout
 from trl_score.rewards import TaskRouter
 from trl_score.score.score_trainer import SCoReTrainer
 
-BUDGETS = {"sums": (3, 5), "names": (8, 3), "plain": (6, 6)}  # "plain" sets nothing: 6 tokens is the run's own
+BUDGETS = {"sums": (4, 12), "names": (20, 5), "plain": (8, 8)}  # "plain" sets nothing: 8 tokens is the run's own
 REQUESTS = {"sums": "Check the sum.", "names": "Is it spelt right? Write the name again.", "plain": None}
 
 
-def quarter(completions: list[Any], **columns: Any) -> list[float]:
-    """The reward of a task of its own, in which nothing can be right."""
-    return [0.25 if text_of(completion) else 0.0 for completion in completions]
+def quarters(completions: list[Any], **columns: Any) -> list[float]:
+    return [len(text_of(completion)) % 3 / 4 for completion in completions]
 
 
 def half(completions: list[Any], turn: int, **columns: Any) -> list[float]:
     return [0.5 * (turn == 2)] * len(completions)
 
 
-REWARDS = {"sums": odd_length, "names": quarter, "plain": half}
+REWARDS = {"sums": odd_length, "names": quarters, "plain": half}
 
 
 def questions(task: str, num_rows: int) -> Dataset:
@@ -67,7 +66,7 @@ class KeepingTrainer(SCoReTrainer):
 def mixture_trainer(
     local_model: Callable[[str], Path], folder: Path, batches: str = "mixed", **options: Any
 ) -> KeepingTrainer:
-    args = short_config(folder, shuffle_dataset=False, **options)
+    args = short_config(folder, shuffle_dataset=False, max_completion_length=8, **options)
     return KeepingTrainer(
         model=str(local_model("qwen2")),
         reward_funcs=TaskRouter(REWARDS),
@@ -122,14 +121,14 @@ def test_each_row_is_rolled_out_and_paid_by_its_own_task(batches, local_model, t
 def test_dr_grpo_divides_each_row_by_its_own_budget(local_model, tmp_path):
     trainer = mixture_trainer(local_model, tmp_path, max_steps=3, stage="2", loss_type="dr_grpo", learning_rate=0.0)
     trainer.train()
-    divisors = set()
+    wrong = []
     for (rows, _, _, _, batch), entry in zip(trainer.kept["train"], training_logs(trainer), strict=True):
         # On-policy and with the KL in the return, a token's loss is minus its advantage.
-        budgets = torch.tensor([sum(BUDGETS[row["task"]]) for row in rows])
-        by_hand = -(batch["advantages"].sum(dim=1) / budgets).mean().item()
-        assert entry["loss"] == pytest.approx(by_hand, rel=1e-3, abs=1e-5)
-        divisors |= set(budgets[batch["advantages"].any(dim=1)].tolist())
-    assert 8 in divisors  # rows with an advantage and a budget other than the run's, which is 12
+        losses = -batch["advantages"].sum(dim=1)
+        own = torch.tensor([sum(BUDGETS[row["task"]]) for row in rows])
+        assert entry["loss"] == pytest.approx((losses / own).mean().item(), rel=1e-3, abs=1e-5)
+        wrong.append((losses / sum(trainer.args.turn_budgets)).mean().item())
+    assert max(abs(entry["loss"] - loss) for entry, loss in zip(training_logs(trainer), wrong, strict=True)) > 0.01
 
 
 def test_first_turns_from_the_dataset_are_cut_by_the_budget_of_the_row(local_model, tmp_path):
