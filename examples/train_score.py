@@ -28,7 +28,6 @@ import trl
 from accelerate.logging import get_logger
 from datasets import Dataset, DatasetDict, load_dataset
 from peft import AutoPeftModelForCausalLM, PeftModel
-from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback
@@ -39,6 +38,7 @@ from trl_score import SCoReConfig, SCoReTrainer
 from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector, TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, evaluate_self_correction, load_model
+from trl_score.evaluation_tables import print_self_correction_tables
 from trl_score.records import RewardFunc
 
 # TRL's defaults use names that transformers is about to rename.
@@ -218,7 +218,8 @@ def report(
     console = Console()
     last_stage = list(evaluations)[-1]
     print_dialogues(console, STAGES[last_stage], evaluations[last_stage]["greedy"])
-    print_table(console, summary)
+    rows = {STAGES[stage]: summary[stage] for stage in evaluations}
+    print_self_correction_tables(rows, num_problems=len(problems), console=console)
     figure = draw_figure(trainer.state.log_history, summary["base"]["sampled"], folder)
     console.print(f"Training {seconds_training:.0f} s, evaluation {summary['seconds']['evaluation']:.0f} s")
     console.print(f"Figure: {figure}   Numbers: {folder / 'summary.json'}")
@@ -259,26 +260,6 @@ def evaluate_stage(
         )
         for decoding in ("greedy", "sampled")
     }
-
-
-def print_table(console: Console, summary: dict[str, Any]) -> None:
-    """Prints the paper's table, with 95% intervals, greedy and sampled; fits into 80 columns."""
-    for decoding in ("greedy", "sampled"):
-        title = f"{decoding.capitalize()}, {summary['num_problems']} held-out problems (%, below it the 95% interval)"
-        table = Table(title=title, title_justify="left", box=HORIZONTALS)
-        for column in ("", "turn 1", "turn 2", "delta", "i->c", "c->i"):
-            table.add_column(column, justify="right" if column else "left", no_wrap=True)
-        for stage, label in STAGES.items():
-            if stage in summary:
-                metrics = summary[stage][decoding]
-                table.add_row(label, *(_percent(metrics[name], "delta_t" in name) for name in METRICS[:5]))
-        console.print(table)
-
-
-def _percent(metric: dict[str, float], signed: bool) -> str:
-    if signed:
-        return f"{100 * metric['value']:+.1f}\n[dim]{100 * metric['low']:+.1f}, {100 * metric['high']:+.1f}[/dim]"
-    return f"{100 * metric['value']:.1f}\n[dim]{100 * metric['low']:.1f}-{100 * metric['high']:.1f}[/dim]"
 
 
 def print_dialogues(console: Console, label: str, evaluation: Evaluation, num_each: int = 2) -> None:

@@ -1,6 +1,5 @@
 """Evaluating a small real model: records, the paper's metrics, and what must not change the result."""
 
-import json
 import math
 import random
 
@@ -12,7 +11,8 @@ from local_models import FAMILIES
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from trl_score.evaluation import EvaluationRecord, evaluate_self_correction, load_model, stop_ids
+from trl_score.evaluation import evaluate_self_correction, load_model, stop_ids
+from trl_score.metrics import self_correction_metrics
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
 BUDGETS = (12, 8)
@@ -59,37 +59,6 @@ def locals_of(local_model):
 # Records
 
 
-def record(*rewards):
-    return EvaluationRecord("2 + 2 =", ("4", "5"), rewards, (False, True))
-
-
-@pytest.mark.parametrize(
-    ("rewards", "correct", "outcome"),
-    [
-        ((0.0, 1.0), (0.0, 1.0), "fixed"),
-        ((0.9, 0.5), (1.0, 0.0), "broken"),  # right is above one half
-        ((0.51, 2.0), (1.0, 1.0), "right"),
-        ((-1.0, 0.5), (0.0, 0.0), "wrong"),
-        ((None, 1.0), (None, 1.0), "unscorable"),
-        ((0.0, None), (0.0, None), "unscorable"),
-    ],
-)
-def test_outcome_of_a_record(rewards, correct, outcome):
-    assert record(*rewards).correct == correct
-    assert record(*rewards).outcome == outcome
-
-
-def test_record_is_json():
-    saved = json.loads(json.dumps(record(0.0, None).as_dict()))
-    assert saved == {
-        "prompt": "2 + 2 =",
-        "turns": ["4", "5"],
-        "rewards": [0.0, None],
-        "truncated": [False, True],
-        "outcome": "unscorable",
-    }
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_one_record_per_problem_in_order(locals_of, kind):
     local = locals_of(kind)
@@ -123,6 +92,119 @@ def test_turn_2_answers_the_correction_prompt_and_turn_1_does_not(locals_of, kin
     check, sing = (locals_of(kind).evaluate(correction_prompt=text).records for text in ("Check it.", "Sing a song."))
     assert [record.turns[0] for record in check] == [record.turns[0] for record in sing]
     assert [record.turns[1] for record in check] != [record.turns[1] for record in sing]
+
+
+# Any number of turns, and rows of their own
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_more_turns_go_on_where_fewer_ended(locals_of, kind):
+    local = locals_of(kind)
+    one, two, four = (local.evaluate(num_turns=count, max_completion_length=8) for count in (1, 2, 4))
+    assert [record.turns for record in two.records] == [record.turns[:2] for record in four.records]
+    assert [record.turns for record in one.records] == [record.turns[:1] for record in four.records]
+    assert all(len(record.rewards) == len(record.truncated) == len(record.answers) == 4 for record in four.records)
+    assert one.metrics.keys() == {"accuracy_t1"}
+    assert two.metrics["accuracy_t1"] == four.metrics["accuracy_t1"] == one.metrics["accuracy_t1"]
+    assert four.metrics["delta_t1_t4"].value == pytest.approx(
+        four.metrics["accuracy_t4"].value - four.metrics["accuracy_t1"].value
+    )
+
+
+def test_reward_is_told_every_turns_number(locals_of):
+    numbers = []
+
+    def recording(completions, turn, completions_t1, **kwargs):
+        numbers.append((turn, completions_t1 == completions))
+        return [0.0] * len(completions)
+
+    locals_of().evaluate(recording, num_turns=3, max_completion_length=8)
+    assert numbers == [(1, True), (2, False), (3, False)]
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "plain"])
+def test_rows_have_their_own_request_and_budgets(locals_of, kind):
+    local = locals_of(kind)
+    prompts = [None, "Sing a song."] * 6
+    budgets_t1, budgets_t2 = [3, None] * 6, [None, 2] * 6
+    dataset = (
+        local.dataset.add_column("correction_prompt", prompts)
+        .add_column("max_completion_length_t1", budgets_t1)
+        .add_column("max_completion_length_t2", budgets_t2)
+    )
+    own = local.evaluate(dataset=dataset, correction_prompt="Check it.").records
+    plain = local.evaluate(correction_prompt="Check it.", max_completion_length=(3, 8)).records
+    other = local.evaluate(correction_prompt="Sing a song.", max_completion_length=(12, 2)).records
+    # Even rows are as in a run with their budget and the run's request, odd ones as in one with theirs.
+    expected = [plain[row] if row % 2 == 0 else other[row] for row in range(12)]
+    assert [record.turns for record in own] == [record.turns for record in expected]
+    assert [record.truncated for record in own] == [record.truncated for record in expected]
+
+
+def test_a_row_that_asks_in_a_way_the_template_refuses_is_refused_before_anything_is_answered(locals_of):
+    local = locals_of("gemma")
+    prompts = [[]] * 11 + [[{"role": "system", "content": "Check it."}]]
+    dataset = local.dataset.add_column("correction_prompt", prompts)
+    with pytest.raises(ValueError, match="cannot be continued with a second turn: it refuses"):
+        local.evaluate(lambda **kwargs: pytest.fail("too late"), dataset=dataset)
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "plain"])
+def test_given_first_turns_are_turn_1(locals_of, kind):
+    local = locals_of(kind)
+    given = ["It is 5.", None] + ["It is 6."] * 10
+    records = local.evaluate(dataset=local.dataset.add_column("turn_1", given), offline_turn_1_column="turn_1").records
+    own = local.evaluate().records
+    assert [record.is_turn_1_offline for record in records] == [text is not None for text in given]
+    for record, alone, text in zip(records, own, given, strict=True):
+        assert record.turns[0] == (alone.turns[0] if text is None else text)
+        assert text is not None or record.turns == alone.turns
+    assert [record.turns[1] for record in records] != [record.turns[1] for record in own]
+    assert [record.rewards[0] for record in records] == even_length([record.turns[0] for record in records])
+
+
+def test_sample_k_takes_given_first_turn_k(locals_of):
+    local = locals_of()
+    dataset = local.dataset.select([0]).add_column("turn_1", [["It is 5.", "It is 6."]])
+    options = {"offline_turn_1_column": "turn_1", "num_samples": 3}
+    records = local.evaluate(dataset=dataset, **options).records
+    assert [record.turns[0] for record in records] == ["It is 5.", "It is 6.", "It is 5."]
+    assert [record.sample for record in records] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", ["", [], ["a", ""], 7])
+def test_a_first_turn_that_is_none_is_named(locals_of, value):
+    local = locals_of()
+    dataset = local.dataset.add_column("turn_1", [value] * 12)
+    with pytest.raises(ValueError, match=r"Column 'turn_1' must hold a first turn, a list of them, or None"):
+        local.evaluate(dataset=dataset, offline_turn_1_column="turn_1")
+
+
+# Several samples
+
+
+def test_samples_of_a_problem_differ_and_are_resampled_together(locals_of):
+    local = locals_of()
+    evaluation = local.evaluate(num_samples=3, do_sample=True, batch_size=5)
+    records = evaluation.records
+    assert [record.sample for record in records] == [0] * 12 + [1] * 12 + [2] * 12
+    assert [record.prompt for record in records] == local.dataset["prompt"][:] * 3
+    assert len({record.turns for record in records}) > 24
+    # Twelve problems of three samples, and not 36 problems.
+    expected = self_correction_metrics([record.correct for record in records], groups=list(range(12)) * 3)
+    assert {name: evaluation.metrics[name] for name in expected} == expected
+
+
+def test_each_batch_and_sample_draws_for_itself(locals_of):
+    # A run's second sample, and its second batch, are the same whether or not what comes before them is drawn.
+    local = locals_of()
+    twice = local.evaluate(num_samples=2, do_sample=True, batch_size=6).records
+    assert twice[:12] == local.evaluate(do_sample=True, batch_size=6).records
+    same = local.dataset.select([0] * 12)
+    first, second = np.array_split(
+        [record.turns for record in local.evaluate(dataset=same, do_sample=True, batch_size=6).records], 2
+    )
+    assert first.tolist() != second.tolist()
 
 
 # Metrics
@@ -305,6 +387,25 @@ def test_progress_bar_only_if_asked_for(locals_of, capsys):
 
 
 # Refusals
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_turns": 0}, "`num_turns` must be at least 1, got 0"),
+        ({"num_samples": 0}, "`num_samples` must be at least 1, got 0"),
+        ({"batch_size": 0}, "`batch_size` must be at least 1, got 0"),
+        ({"num_turns": 3}, r"one for each of 3 turns \(`num_turns`\), got \(12, 8\)"),
+        ({"max_completion_length": 0}, "tokens of at least 1"),
+        ({"do_sample": True, "temperature": 0.0}, "`temperature` must be above 0, got 0.0"),
+        ({"num_samples": 2}, "`num_samples` must be 1 for greedy decoding"),
+        ({"correction_prompt": " "}, "`correction_prompt` must not be empty"),
+        ({"offline_turn_1_column": "turn_1"}, "needs rows with a `prompt` and the column 'turn_1', got 12 rows"),
+    ],
+)
+def test_options_out_of_range_are_named(locals_of, options, message):
+    with pytest.raises(ValueError, match=message):
+        locals_of().evaluate(**options)
 
 
 def test_empty_dataset_or_one_without_prompts_is_refused(locals_of):

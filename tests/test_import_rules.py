@@ -123,10 +123,14 @@ LAYERS = {
         ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tqdm"),
         ("rich", "pandas", "wandb", "trackio", "deepspeed"),
     ),
+    # What an evaluation asks, keeps and shows: no model. Its records are what plots read.
+    "evaluation text": Layer(
+        ("evaluation_settings", "evaluation_records", "evaluation_tables"), ("text", "data", "plots"), ("rich",)
+    ),
     # It reads models, not trainers: whatever trained a model, it is evaluated alike.
     "evaluation": Layer(
-        ("evaluation",),
-        ("text", "data", "maths", "model"),
+        ("evaluation", "evaluation_respondents"),
+        ("text", "data", "maths", "model", "plots", "evaluation text"),
         ("torch", "transformers", "peft", "datasets", "numpy", "tqdm"),
     ),
     # The methods that SCoRe is compared with: they sample and measure as evaluation does, and train with TRL.
@@ -327,6 +331,9 @@ def run_python(code):
         "trl_score.commands",
         "trl_score.baselines.methods",
         "trl_score.baselines.budget",
+        "trl_score.evaluation_settings",
+        "trl_score.evaluation_records",
+        "trl_score.evaluation_tables",
     ],
 )
 def test_text_numbers_and_plots_load_no_torch(module):

@@ -135,8 +135,8 @@ def test_without_arguments_it_runs_the_embedded_task(folder: Path) -> None:
     assert {"python", "torch", "transformers", "trl", "trl_score"} == set(summary["versions"])
     assert (output / "training_curves.png").stat().st_size > 10_000
     for text in (
-        "Greedy, 64 held-out problems",
-        "Sampled, 64 held-out problems",
+        "Greedy, 64 problems",
+        "Sampled, 64 problems",
         "Dialogues after Stage II",
         "runs/demo",
     ):

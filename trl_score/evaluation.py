@@ -1,9 +1,12 @@
-"""Evaluation: a model and a dataset in, both turns of every problem and the paper's metrics out. Needs no trainer."""
+"""Evaluation: a model and a dataset in, every turn of every problem and the paper's metrics out. Needs no trainer.
 
+settings -> respondent (all turns of a batch) -> rewards of each turn -> records -> metrics -> table
+"""
+
+import hashlib
 import inspect
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +14,12 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM
 
-from trl_score.metrics import Interval, self_correction_metrics
-from trl_score.records import Completion, GeneratedTurn, Prompt, RewardFunc
-from trl_score.score.answers import extract_answer
-from trl_score.score.prompts import (
-    DEFAULT_CORRECTION_PROMPT,
-    audit_template,
-    is_conversational_prompt,
-    text_correction,
-    tokenize_prompts,
-)
-from trl_score.score.rollout import TransformersEngine, roll_out_two_turns
-from trl_score.score.turn_metrics import RIGHT_ABOVE
+from trl_score.evaluation_records import EvaluationRecord, make_records
+from trl_score.evaluation_respondents import AnsweredTurn, LocalRespondent, stop_ids
+from trl_score.evaluation_settings import EvaluationSettings, Rows
+from trl_score.metrics import Interval, accuracy_by_turn, self_correction_metrics
+from trl_score.records import Completion, RewardFunc
+from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, is_conversational_prompt
 from trl_score.score.turn_rewards import TurnContext, TurnReward
 
 if TYPE_CHECKING:
@@ -31,52 +28,14 @@ if TYPE_CHECKING:
 
     from trl_score.records import Message
 
-# Whatever the model's own generation config says: as in training, the policy itself is what is measured.
-_PLAIN_SAMPLING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
-
-
-@dataclass(frozen=True)
-class EvaluationRecord:
-    """
-    One problem with both turns.
-
-    Args:
-        prompt (`str` or `list[dict]`):
-            What was asked.
-        turns (`tuple[str, str]`):
-            What the model wrote in turn 1 and turn 2.
-        rewards (`tuple`):
-            Reward of turn 1 and turn 2; `None` where a turn could not be scored.
-        truncated (`tuple[bool, bool]`):
-            Whether the length budget ended the turn.
-    """
-
-    prompt: Prompt
-    turns: tuple[str, str]
-    rewards: tuple[float | None, float | None]
-    truncated: tuple[bool, bool]
-
-    @property
-    def correct(self) -> tuple[float | None, float | None]:
-        """`tuple`: 1 or 0 for each turn, `None` where it could not be scored."""
-        first, second = (None if reward is None else float(reward > RIGHT_ABOVE) for reward in self.rewards)
-        return first, second
-
-    @property
-    def outcome(self) -> str:
-        """`str`: `"fixed"`, `"broken"`, `"right"`, `"wrong"`, or `"unscorable"`."""
-        names = {(0.0, 1.0): "fixed", (1.0, 0.0): "broken", (1.0, 1.0): "right", (0.0, 0.0): "wrong"}
-        first, second = self.correct
-        return "unscorable" if first is None or second is None else names[first, second]
-
-    def as_dict(self) -> dict[str, Any]:
-        """
-        Gives the record as JSON can hold it.
-
-        Returns:
-            `dict`: the fields, and the outcome.
-        """
-        return {**asdict(self), "outcome": self.outcome}
+__all__ = [
+    "Evaluation",
+    "EvaluationRecord",
+    "EvaluationSettings",
+    "evaluate_self_correction",
+    "load_model",
+    "stop_ids",
+]
 
 
 @dataclass(frozen=True)
@@ -86,9 +45,10 @@ class Evaluation:
 
     Args:
         records (`list[EvaluationRecord]`):
-            One per problem, in order.
+            One per problem and sample: all problems in order, then all of them again.
         metrics (`dict[str, Interval]`):
-            The paper's metrics with 95% bootstrap intervals over problems, see docs/metrics.md.
+            The paper's metrics of the first and the last turn, with 95% bootstrap intervals over problems, see
+            docs/metrics.md. Of a single turn its accuracy.
     """
 
     records: list[EvaluationRecord]
@@ -101,8 +61,11 @@ def evaluate_self_correction(
     dataset: "Dataset",
     reward_func: RewardFunc,
     *,
-    max_completion_length: tuple[int, int],
+    max_completion_length: int | Sequence[int],
+    num_turns: int = 2,
+    num_samples: int = 1,
     correction_prompt: "str | list[Message]" = DEFAULT_CORRECTION_PROMPT,
+    offline_turn_1_column: str | None = None,
     do_sample: bool = False,
     temperature: float = 1.0,
     batch_size: int = 64,
@@ -111,7 +74,11 @@ def evaluate_self_correction(
     chat_template_kwargs: dict[str, Any] | None = None,
 ) -> Evaluation:
     """
-    Lets a model answer every problem twice, and measures how well it corrects itself.
+    Lets a model answer every problem, asks it to look again, and measures how well it corrects itself.
+
+    A row may carry its own `correction_prompt`, and its own budgets `max_completion_length_t1` and
+    `max_completion_length_t2` (the second counts for all later turns too), as [`~trl_score.data.mixtures.mix_tasks`]
+    sets them.
 
     Args:
         model ([`~transformers.PreTrainedModel`]):
@@ -119,13 +86,21 @@ def evaluate_self_correction(
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
         dataset ([`~datasets.Dataset`]):
-            Rows with a `prompt`, and what the reward function needs.
+            Rows with a `prompt`, and what the reward function needs. `problem_id`, `task` and `level` go into the
+            records.
         reward_func (`Callable`):
             A reward function as in training. A turn is right where it gives more than 0.5.
-        max_completion_length (`tuple[int, int]`):
-            Most tokens of turn 1 and of turn 2.
+        max_completion_length (`int` or `Sequence[int]`):
+            Most tokens of a turn, or of each turn.
+        num_turns (`int`, *optional*, defaults to `2`):
+            Turns of each problem.
+        num_samples (`int`, *optional*, defaults to `1`):
+            How often each problem is answered.
         correction_prompt (`str` or `list[dict]`, *optional*):
             What is asked between the turns.
+        offline_turn_1_column (`str`, *optional*):
+            Dataset column with first turns made beforehand: a text, or a list of which sample k takes number k. In
+            rows where it is `None` the model answers itself.
         do_sample (`bool`, *optional*, defaults to `False`):
             Whether to sample; greedy otherwise, as in the paper's tables.
         temperature (`float`, *optional*, defaults to `1.0`):
@@ -143,45 +118,27 @@ def evaluate_self_correction(
         `Evaluation`: records and metrics.
 
     Raises:
-        `ValueError`: If the dataset is empty or has no `prompt`, or the chat template cannot be continued.
+        `ValueError`: If the dataset is empty or lacks a column, an option is out of range, or the chat template cannot
+            be continued.
     """
-    if len(dataset) == 0 or "prompt" not in dataset.column_names:
-        raise ValueError(
-            f"An evaluation needs rows with a `prompt`, got {len(dataset)} rows with the columns "
-            f"{dataset.column_names}."
-        )
-    is_chat = is_conversational_prompt(dataset[0]["prompt"])
-    correction = (
-        audit_template(correction_prompt, tokenizer, chat_template_kwargs)
-        if is_chat
-        else text_correction(correction_prompt, tokenizer)
-    )
-    engine = TransformersEngine(
-        model,
-        stop_ids=stop_ids(model, tokenizer, correction.closing_ids),
-        pad_token_id=_pad_token_id(tokenizer),
+    settings = EvaluationSettings(
+        max_completion_length=max_completion_length,
+        num_turns=num_turns,
+        num_samples=num_samples,
+        correction_prompt=correction_prompt,
+        offline_turn_1_column=offline_turn_1_column,
         do_sample=do_sample,
-        sampling_kwargs={"temperature": temperature, **_PLAIN_SAMPLING},
+        temperature=temperature,
+        batch_size=batch_size,
+        seed=seed,
+        chat_template_kwargs=chat_template_kwargs or {},
     )
+    _check_dataset(dataset, settings)
+    respondent = LocalRespondent(model, tokenizer, settings, dataset)
     records: list[EvaluationRecord] = []
-    with torch.random.fork_rng(), _evaluation_mode(model):
-        torch.manual_seed(seed)
-        for rows in _batches(dataset, batch_size, progress):
-            prompt_ids = tokenize_prompts(rows["prompt"], tokenizer, chat_template_kwargs)
-            rollouts = roll_out_two_turns(prompt_ids, correction, engine, max_completion_length).rollouts
-            generated_turns = [rollout.turn_1 for rollout in rollouts], [rollout.turn_2 for rollout in rollouts]
-            turns = [
-                tokenizer.batch_decode([turn.token_ids for turn in generated], skip_special_tokens=True)
-                for generated in generated_turns
-            ]
-            rewards = _score_turns(reward_func, rows, turns, generated_turns)
-            records += [
-                EvaluationRecord(prompt, texts, turn_rewards, (rollout.turn_1.truncated, rollout.turn_2.truncated))
-                for prompt, texts, turn_rewards, rollout in zip(
-                    rows["prompt"], zip(*turns, strict=True), zip(*rewards, strict=True), rollouts, strict=True
-                )
-            ]
-    return Evaluation(records, _metrics(records, seed))
+    for batch in tqdm(_batches(dataset, settings), desc=progress, disable=progress is None, unit="batch", leave=False):
+        records += _answer_batch(batch, dataset, respondent, reward_func)
+    return Evaluation(records, _metrics(records, settings))
 
 
 def load_model(path: str) -> "PreTrainedModel":
@@ -206,78 +163,84 @@ def load_model(path: str) -> "PreTrainedModel":
     return model.to(torch.accelerator.current_accelerator() if has_accelerator else "cpu").eval()
 
 
-def stop_ids(
-    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", closing_ids: Sequence[int] = ()
-) -> list[int]:
-    """
-    Collects the ids that end a turn: the model's, the tokenizer's, and the chat template's.
+@dataclass(frozen=True)
+class _Batch:
+    """Rows `start` to `stop` of the dataset, for the so-manieth time, with the seed of all that is drawn for them."""
 
-    Args:
-        model ([`~transformers.PreTrainedModel`]):
-            The model, with its generation config.
-        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
-            The tokenizer.
-        closing_ids (`Sequence[int]`, *optional*):
-            What closes a turn in the chat template; its last id counts.
-
-    Returns:
-        `list[int]`: ids, each once.
-    """
-    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ids = [declared] if isinstance(declared, int) else list(declared or [])
-    candidates = [*ids, tokenizer.eos_token_id, *closing_ids[-1:]]
-    return list(dict.fromkeys(token for token in candidates if token is not None))
+    start: int
+    stop: int
+    sample: int
+    seed: int
 
 
-def _pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    if pad is None:
-        raise ValueError("The tokenizer has neither a pad token nor an end token, got None for both. Set one.")
-    return int(pad)
+def _batches(dataset: "Dataset", settings: EvaluationSettings) -> list[_Batch]:
+    num_rows, size = len(dataset), settings.batch_size
+    return [
+        _Batch(start, min(start + size, num_rows), sample, _seed_of_batch(settings.seed, sample, start // size))
+        for sample in range(settings.num_samples)
+        for start in range(0, num_rows, size)
+    ]
 
 
-def _batches(dataset: "Dataset", batch_size: int, progress: str | None) -> Iterable[dict[str, list[Any]]]:
-    starts = range(0, len(dataset), batch_size)
-    for start in tqdm(starts, desc=progress, disable=progress is None, unit="batch", leave=False):
-        yield dataset[start : start + batch_size]
+def _seed_of_batch(seed: int, sample: int, number: int) -> int:
+    """A batch draws the same whatever was drawn before it, so that a run can go on in the middle."""
+    digest = hashlib.sha256(f"{seed} {sample} {number}".encode()).digest()
+    return int.from_bytes(digest[:6], "big")
 
 
-def _score_turns(
-    reward_func: RewardFunc,
-    rows: dict[str, list[Any]],
-    texts_of_turns: Sequence[Sequence[str]],
-    generated_turns: Sequence[Sequence[GeneratedTurn]],
-) -> list[list[float | None]]:
-    """Scores both turns of a batch as the trainer does: each as an ordinary completion of the prompt."""
+def _check_dataset(dataset: "Dataset", settings: EvaluationSettings) -> None:
+    column = settings.offline_turn_1_column
+    missing = [name for name in ("prompt", column) if name is not None and name not in dataset.column_names]
+    if len(dataset) == 0 or missing:
+        needed = "a `prompt`" if column is None else f"a `prompt` and the column {column!r}"
+        raise ValueError(
+            f"An evaluation needs rows with {needed}, got {len(dataset)} rows with the columns {dataset.column_names}."
+        )
+    if column is not None:  # what is wrong with a row is said before anything is answered
+        settings.given_first_turns({name: dataset[name][:] for name in ("prompt", column)}, sample=0)
+
+
+def _answer_batch(
+    batch: _Batch, dataset: "Dataset", respondent: LocalRespondent, reward_func: RewardFunc
+) -> list[EvaluationRecord]:
+    rows: Rows = dataset[batch.start : batch.stop]
+    turns = respondent.answer(rows, sample=batch.sample, seed=batch.seed)
+    given = respondent.settings.given_first_turns(rows, batch.sample)
+    return make_records(
+        rows,
+        [turn.texts for turn in turns],
+        _score_turns(reward_func, rows, turns),
+        [turn.truncated for turn in turns],
+        is_turn_1_offline=[text is not None for text in given],
+        sample=batch.sample,
+    )
+
+
+def _score_turns(reward_func: RewardFunc, rows: Rows, turns: Sequence[AnsweredTurn]) -> list[list[float | None]]:
+    """Scores the turns of a batch as the trainer does: each as an ordinary completion of the prompt."""
     is_chat = is_conversational_prompt(rows["prompt"][0])
     completions_of_turns: list[list[Completion]] = [
-        [[{"role": "assistant", "content": text}] if is_chat else text for text in texts] for texts in texts_of_turns
+        [[{"role": "assistant", "content": text}] if is_chat else text for text in turn.texts] for turn in turns
     ]
     columns = {name: values for name, values in rows.items() if name not in ("prompt", "completion", "completion_ids")}
     name = reward_func.__name__ if inspect.isfunction(reward_func) else type(reward_func).__name__
     rewards = []
-    for turn, (completions, generated) in enumerate(zip(completions_of_turns, generated_turns, strict=True), start=1):
-        score = TurnReward(reward_func, name, TurnContext(turn, completions_of_turns[0]))
-        ids = [generated_turn.token_ids for generated_turn in generated]
-        rewards.append(score(prompts=rows["prompt"], completions=completions, completion_ids=ids, **columns))
+    for number, (completions, turn) in enumerate(zip(completions_of_turns, turns, strict=True), start=1):
+        score = TurnReward(reward_func, name, TurnContext(number, completions_of_turns[0]))
+        rewards.append(score(prompts=rows["prompt"], completions=completions, completion_ids=turn.token_ids, **columns))
     return rewards
 
 
-@contextmanager
-def _evaluation_mode(model: "PreTrainedModel") -> Iterator[None]:
-    """Without dropout, and back to what it was."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)
-
-
-def _metrics(records: Sequence[EvaluationRecord], seed: int) -> dict[str, Interval]:
+def _metrics(records: Sequence[EvaluationRecord], settings: EvaluationSettings) -> dict[str, Interval]:
+    correct = [record.correct for record in records]
+    groups = [record.problem for record in records] if settings.num_samples > 1 else None
+    if settings.num_turns == 1:
+        return {"accuracy_t1": accuracy_by_turn(correct, groups=groups, seed=settings.seed)[0]}
     return self_correction_metrics(
-        [record.correct for record in records],
-        [[extract_answer(text) for text in record.turns] for record in records],
+        correct,
+        [record.answers for record in records],
         [record.turns for record in records],
-        seed=seed,
+        turns=(1, settings.num_turns),
+        groups=groups,
+        seed=settings.seed,
     )

@@ -22,13 +22,15 @@ def write(path, *rows):
 
 
 def test_reads_what_an_evaluation_writes(tmp_path):
-    written = EvaluationRecord(CHAT, ("4", "so \\boxed{3}"), (0.0, 1.0), (False, False))
+    turns = ("4", "so \\boxed{3}")
+    written = EvaluationRecord(CHAT, turns, (0.0, 1.0), ("4", "3"), "sum-1", "sums", True, truncated=(False, True))
     write(tmp_path / "records.jsonl", written.as_dict())
     for place in (tmp_path, str(tmp_path / "records.jsonl")):
         (record,) = read_records(place)
         assert (record.prompt, record.turns, record.rewards) == (CHAT, written.turns, (0.0, 1.0))
         assert record.answers == ("4", "3")
         assert (record.correct, record.outcome, record.is_changed) == (written.correct, "fixed", True)
+        assert (record.problem, record.task, record.is_turn_1_offline) == ("sum-1", "sums", True)
         assert record.question == "1+2?"
 
 

@@ -1,0 +1,181 @@
+"""
+Who answers in an evaluation: a model in memory. A respondent takes rows and gives all of their turns.
+
+Second step of an evaluation, between the settings and the rewards.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from trl_score.data.mixtures import CORRECTION_COLUMN
+from trl_score.evaluation_settings import EvaluationSettings, Rows
+from trl_score.records import GeneratedTurn, Message
+from trl_score.score.prompts import (
+    Correction,
+    audit_template,
+    is_conversational_prompt,
+    text_correction,
+    tokenize_prompts,
+)
+from trl_score.score.rollout import TransformersEngine, roll_out_turns
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Whatever the model's own generation config says: as in training, the policy itself is what is measured.
+_PLAIN_SAMPLING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+
+
+@dataclass(frozen=True)
+class AnsweredTurn:
+    """
+    One turn of some rows.
+
+    Args:
+        texts (`list[str]`):
+            The text of each row.
+        token_ids (`list[list[int]]`):
+            Its tokens.
+        truncated (`list[bool]`):
+            Whether the length budget ended it.
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    truncated: list[bool]
+
+
+class LocalRespondent:
+    """
+    A model in memory that answers rows.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, on its device.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            Its tokenizer.
+        settings ([`EvaluationSettings`]):
+            How it is asked.
+        dataset ([`~datasets.Dataset`]):
+            All rows, whose requests are tried on the chat template now, rather than in the middle of a run.
+
+    Raises:
+        `ValueError`: If the chat template cannot be continued, or the tokenizer has no token to pad with.
+    """
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        settings: EvaluationSettings,
+        dataset: "Dataset",
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.settings = settings
+        self._is_chat = is_conversational_prompt(dataset[0]["prompt"])
+        self._corrections: dict[str, Correction] = {}
+        own_prompts = dataset[CORRECTION_COLUMN] if CORRECTION_COLUMN in dataset.column_names else []
+        for prompt in filter(None, own_prompts):
+            self._correction(prompt)
+        closing_ids = self._correction(settings.correction_prompt).closing_ids
+        self._engine = TransformersEngine(
+            model,
+            stop_ids=stop_ids(model, tokenizer, closing_ids),
+            pad_token_id=_pad_token_id(tokenizer),
+            do_sample=settings.do_sample,
+            sampling_kwargs={"temperature": settings.temperature, **_PLAIN_SAMPLING},
+        )
+
+    def answer(self, rows: Rows, *, sample: int, seed: int) -> list[AnsweredTurn]:
+        """
+        Lets the model answer some rows. The global random state, and the model's mode, are left as they were.
+
+        Args:
+            rows (`dict[str, list]`):
+                The rows.
+            sample (`int`):
+                Which sample of them, from 0.
+            seed (`int`):
+                Of all that is drawn.
+
+        Returns:
+            `list[AnsweredTurn]`: the turns, each of all rows.
+        """
+        corrections = [self._correction(prompt) for prompt in self.settings.row_correction_prompts(rows)]
+        given = self.settings.given_first_turns(rows, sample)
+        with torch.random.fork_rng(), _evaluation_mode(self.model):
+            torch.manual_seed(seed)
+            timed = roll_out_turns(
+                tokenize_prompts(rows["prompt"], self.tokenizer, self.settings.chat_template_kwargs),
+                [corrections] * (self.settings.num_turns - 1),
+                self._engine,
+                self.settings.row_budgets(rows),
+                offline_turns_1=[self._encode(text) for text in given],
+            )
+        return [self._decode(turns) for turns in timed.turns]
+
+    def _correction(self, prompt: "str | list[Message]") -> Correction:
+        key = json.dumps(prompt)
+        if key not in self._corrections:
+            self._corrections[key] = (
+                audit_template(prompt, self.tokenizer, self.settings.chat_template_kwargs)
+                if self._is_chat
+                else text_correction(prompt, self.tokenizer)
+            )
+        return self._corrections[key]
+
+    def _encode(self, text: str | None) -> list[int] | None:
+        return None if text is None else self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _decode(self, turns: Sequence[GeneratedTurn]) -> AnsweredTurn:
+        ids = [turn.token_ids for turn in turns]
+        texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return AnsweredTurn(texts, ids, [turn.truncated for turn in turns])
+
+
+def stop_ids(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", closing_ids: Sequence[int] = ()
+) -> list[int]:
+    """
+    Collects the ids that end a turn: the model's, the tokenizer's, and the chat template's.
+
+    Args:
+        model ([`~transformers.PreTrainedModel`]):
+            The model, with its generation config.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer.
+        closing_ids (`Sequence[int]`, *optional*):
+            What closes a turn in the chat template; its last id counts.
+
+    Returns:
+        `list[int]`: ids, each once.
+    """
+    declared = model.generation_config.eos_token_id if model.generation_config is not None else None
+    ids = [declared] if isinstance(declared, int) else list(declared or [])
+    candidates = [*ids, tokenizer.eos_token_id, *closing_ids[-1:]]
+    return list(dict.fromkeys(token for token in candidates if token is not None))
+
+
+def _pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+    if pad is None:
+        raise ValueError("The tokenizer has neither a pad token nor an end token, got None for both. Set one.")
+    return int(pad)
+
+
+@contextmanager
+def _evaluation_mode(model: "PreTrainedModel") -> Iterator[None]:
+    """Without dropout, and back to what it was."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

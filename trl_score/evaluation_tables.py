@@ -1,0 +1,110 @@
+"""
+The paper's table (arXiv 2409.12917, tables 1 to 3) in a terminal: accuracy of both turns, delta, fixed, broken.
+
+Last step of an evaluation; what it shows may also come from a `summary.json` or a `metrics.json`. Torch-free.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TypeAlias
+
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+
+from trl_score.metrics import Interval
+
+Metrics: TypeAlias = Mapping[str, Interval | Mapping[str, float | None]]
+"""Metrics of a pair of turns by name: as `self_correction_metrics` gives them, or as JSON holds them."""
+
+_NUMBERS = ("value", "low", "high")
+_PAIR_KEY = re.compile(r"delta_t(\d+)_t(\d+)")
+
+
+def print_self_correction_tables(
+    rows: Mapping[str, Mapping[str, Metrics]], *, num_problems: int, console: Console | None = None
+) -> None:
+    """
+    Prints a table for each way of decoding, in which each label has a row; 80 columns wide.
+
+    Args:
+        rows (`Mapping[str, Mapping[str, Metrics]]`):
+            Label -> decoding, such as `"greedy"` -> metrics. A label that lacks a decoding has no row in its table.
+        num_problems (`int`):
+            Problems that the metrics were measured on, for the title.
+        console ([`~rich.console.Console`], *optional*):
+            Where to print.
+
+    Example:
+
+    ```python
+    >>> base = {name: Interval(0.6, 0.5, 0.7) for name in ("accuracy_t1", "accuracy_t2", "delta_i_to_c")}
+    >>> base |= {"delta_t1_t2": Interval(0, -0.1, 0.1), "delta_c_to_i": Interval(0.5, 0.4, 0.6)}
+    >>> print_self_correction_tables({"base": {"greedy": base}}, num_problems=100)
+    Greedy, 100 problems (%, below it the 95% interval)
+    ─────────────────────────────────────────────────────────────────────
+               turn 1      turn 2          delta        i->c        c->i
+    ─────────────────────────────────────────────────────────────────────
+     base        60.0        60.0           +0.0        60.0        50.0
+            50.0-70.0   50.0-70.0   -10.0, +10.0   50.0-70.0   40.0-60.0
+    ─────────────────────────────────────────────────────────────────────
+
+    ```
+    """
+    console = console or Console()
+    for decoding in dict.fromkeys(decoding for by_decoding in rows.values() for decoding in by_decoding):
+        shown = {label: by_decoding[decoding] for label, by_decoding in rows.items() if decoding in by_decoding}
+        title = f"{decoding.capitalize()}, {num_problems} problems (%, below it the 95% interval)"
+        console.print(self_correction_table(shown, title=title))
+
+
+def self_correction_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
+    """
+    Makes the paper's table.
+
+    Args:
+        rows (`Mapping[str, Metrics]`):
+            Label -> metrics of a pair of turns: the two accuracies, delta, and `delta_i_to_c` and `delta_c_to_i`.
+        title (`str`):
+            Its title.
+
+    Returns:
+        [`~rich.table.Table`]: the table, in percent. A number that is not defined is a dash.
+
+    Raises:
+        `ValueError`: If there is no row, or the rows are of unlike pairs of turns.
+    """
+    pairs = {_pair_of_turns(metrics) for metrics in rows.values()}
+    if len(pairs) != 1:
+        raise ValueError(f"Expected rows of one pair of turns, got {sorted(pairs)}. Make a table of each pair.")
+    ((first, last),) = pairs
+    columns = {
+        f"turn {first}": f"accuracy_t{first}",
+        f"turn {last}": f"accuracy_t{last}",
+        "delta": f"delta_t{first}_t{last}",
+        "i->c": "delta_i_to_c",
+        "c->i": "delta_c_to_i",
+    }
+    table = Table(title=title, title_justify="left", box=HORIZONTALS)
+    table.add_column("", overflow="fold")  # a long label is broken, a number never
+    for heading in columns:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for label, metrics in rows.items():
+        cells = (_percent(metrics[key], is_signed=key.startswith("delta_t")) for key in columns.values())
+        table.add_row(label, *cells)
+    return table
+
+
+def _pair_of_turns(metrics: Metrics) -> tuple[int, int]:
+    found = [match for key in metrics if (match := _PAIR_KEY.fullmatch(key))]
+    if len(found) != 1:
+        raise ValueError(f"Expected the metrics of one pair of turns, such as `delta_t1_t2`, got {sorted(metrics)}.")
+    return int(found[0][1]), int(found[0][2])
+
+
+def _percent(metric: Interval | Mapping[str, float | None], *, is_signed: bool) -> str:
+    """A number in percent with its bounds below it."""
+    numbers = metric.as_dict() if isinstance(metric, Interval) else metric
+    sign = "+" if is_signed else ""
+    value, low, high = ("–" if number is None else f"{100 * number:{sign}.1f}" for number in map(numbers.get, _NUMBERS))
+    return f"{value}\n[dim]{low}{', ' if is_signed else '-'}{high}[/dim]"
