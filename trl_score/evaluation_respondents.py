@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_score.data.mixtures import CORRECTION_COLUMN
 from trl_score.evaluation_settings import EvaluationSettings, Rows
-from trl_score.records import GeneratedTurn, Message
+from trl_score.records import CORRECTION_COLUMN, GeneratedTurn, Message
 from trl_score.score.prompts import (
     Correction,
     audit_template,

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
 
-from trl_score.data.mixtures import BUDGET_COLUMNS, CORRECTION_COLUMN
-from trl_score.records import Message
+from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN, Message
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
 
 Rows: TypeAlias = dict[str, list[Any]]
