@@ -143,7 +143,7 @@ def test_rows_have_their_own_request_and_budgets(locals_of, kind):
 
 def test_a_row_that_asks_in_a_way_the_template_refuses_is_refused_before_anything_is_answered(locals_of):
     local = locals_of("gemma")
-    prompts = [[]] * 11 + [[{"role": "system", "content": "Check it."}]]
+    prompts = [None] * 11 + [[{"role": "system", "content": "Check it."}]]
     dataset = local.dataset.add_column("correction_prompt", prompts)
     with pytest.raises(ValueError, match="cannot be continued with a second turn: it refuses"):
         local.evaluate(lambda **kwargs: pytest.fail("too late"), dataset=dataset)
@@ -178,6 +178,14 @@ def test_a_first_turn_that_is_none_is_named(locals_of, value):
     dataset = local.dataset.add_column("turn_1", [value] * 12)
     with pytest.raises(ValueError, match=r"Column 'turn_1' must hold a first turn, a list of them, or None"):
         local.evaluate(dataset=dataset, offline_turn_1_column="turn_1")
+
+
+@pytest.mark.parametrize("value", [0, 2.5, "8"])
+def test_a_rows_budget_that_is_none_is_named(locals_of, value):
+    local = locals_of()
+    dataset = local.dataset.add_column("max_completion_length_t2", [None] * 11 + [value])
+    with pytest.raises(ValueError, match=r"Column 'max_completion_length_t2' must hold whole numbers of at least 1"):
+        local.evaluate(lambda **kwargs: pytest.fail("too late"), dataset=dataset)
 
 
 # Several samples

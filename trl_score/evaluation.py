@@ -18,7 +18,7 @@ from trl_score.evaluation_records import EvaluationRecord, make_records
 from trl_score.evaluation_respondents import AnsweredTurn, LocalRespondent, stop_ids
 from trl_score.evaluation_settings import EvaluationSettings, Rows
 from trl_score.metrics import Interval, accuracy_by_turn, self_correction_metrics
-from trl_score.records import Completion, RewardFunc
+from trl_score.records import BUDGET_COLUMNS, Completion, RewardFunc
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, is_conversational_prompt
 from trl_score.score.turn_rewards import TurnContext, TurnReward
 
@@ -196,8 +196,12 @@ def _check_dataset(dataset: "Dataset", settings: EvaluationSettings) -> None:
         raise ValueError(
             f"An evaluation needs rows with {needed}, got {len(dataset)} rows with the columns {dataset.column_names}."
         )
-    if column is not None:  # what is wrong with a row is said before anything is answered
-        settings.given_first_turns({name: dataset[name][:] for name in ("prompt", column)}, sample=0)
+    # What is wrong with a row is said before anything is answered.
+    rows = dataset.select_columns(
+        [name for name in ("prompt", column, *BUDGET_COLUMNS) if name in dataset.column_names]
+    )
+    settings.row_budgets(rows[:])
+    settings.given_first_turns(rows[:], sample=0)
 
 
 def _answer_batch(

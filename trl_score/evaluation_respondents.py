@@ -81,8 +81,9 @@ class LocalRespondent:
         self._is_chat = is_conversational_prompt(dataset[0]["prompt"])
         self._corrections: dict[str, Correction] = {}
         own_prompts = dataset[CORRECTION_COLUMN] if CORRECTION_COLUMN in dataset.column_names else []
-        for prompt in filter(None, own_prompts):
-            self._correction(prompt)
+        for prompt in own_prompts:
+            if prompt is not None:
+                self._correction(prompt)
         closing_ids = self._correction(settings.correction_prompt).closing_ids
         self._engine = TransformersEngine(
             model,

@@ -104,10 +104,13 @@ class EvaluationSettings:
 
         Returns:
             `list[list[int]]`: for each turn the most tokens of each row.
+
+        Raises:
+            `ValueError`: If a row's number is none, or below 1.
         """
         columns = [BUDGET_COLUMNS[min(turn, len(BUDGET_COLUMNS) - 1)] for turn in range(self.num_turns)]
         return [
-            [budget if own is None else own for own in _column(rows, column)]
+            [budget if own is None else _checked_budget(own, column) for own in _column(rows, column)]
             for column, budget in zip(columns, self.budgets, strict=True)
         ]
 
@@ -122,7 +125,7 @@ class EvaluationSettings:
         Returns:
             `list`: a text, or messages, for each row.
         """
-        return [own or self.correction_prompt for own in _column(rows, CORRECTION_COLUMN)]
+        return [self.correction_prompt if own is None else own for own in _column(rows, CORRECTION_COLUMN)]
 
     def given_first_turns(self, rows: Rows, sample: int) -> list[str | None]:
         """
@@ -167,3 +170,12 @@ class EvaluationSettings:
 
 def _column(rows: Rows, name: str) -> list[Any]:
     return rows[name] if name in rows else [None] * len(rows["prompt"])
+
+
+def _checked_budget(value: Any, column: str) -> int:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(
+            f"Column {column!r} must hold whole numbers of at least 1 token, or None for the run's own budget, got "
+            f"{value!r}."
+        )
+    return value
