@@ -136,7 +136,7 @@ LAYERS = {
     # The methods that SCoRe is compared with: they sample and measure as evaluation does, and train with TRL.
     "baselines": Layer(
         ("baselines.*",),
-        ("text", "data", "maths", "model", "trl_compat", "trainers", "evaluation"),
+        ("text", "data", "maths", "model", "trl_compat", "trainers", "evaluation", "evaluation text"),
         ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tqdm"),
     ),
     # A page about a run, from its files alone.
@@ -144,7 +144,19 @@ LAYERS = {
     # The command line: on top of all, and of nothing but the standard library until a command runs.
     "command line": Layer(
         ("cli", "__main__", "command_parser", "commands", "commands.*"),
-        ("root", "text", "plots", "data", "maths", "model", "preference data", "trainers", "evaluation", "report"),
+        (
+            "root",
+            "text",
+            "plots",
+            "data",
+            "maths",
+            "model",
+            "preference data",
+            "trainers",
+            "evaluation",
+            "evaluation text",
+            "report",
+        ),
         (),
         ("yaml", "datasets", "numpy", "rich", "tqdm", "torch", "transformers", "trl", "accelerate", "peft"),
     ),

@@ -14,9 +14,9 @@ from tqdm.auto import tqdm
 
 from trl_score.baselines.sampling import TurnSampler, row_batches, score_two_turns
 from trl_score.evaluation import Evaluation, EvaluationRecord
+from trl_score.evaluation_records import make_records
 from trl_score.metrics import self_correction_metrics
 from trl_score.records import Message, RewardFunc
-from trl_score.score.answers import extract_answer
 from trl_score.score.prompts import is_conversational_prompt
 
 if TYPE_CHECKING:
@@ -134,12 +134,14 @@ def evaluate_self_refine(
             sampled = sampler.sample(rows, f"{seed}-{len(records)}")
             answers, texts = (sampled.turns[0], sampled.turns[2]), (sampled.texts[0], sampled.texts[2])
             rewards = score_two_turns(reward_func, rows, texts, answers)
-            records += [
-                EvaluationRecord(prompt, turns, turn_rewards, (first.truncated, second.truncated))
-                for prompt, turns, turn_rewards, first, second in zip(
-                    rows["prompt"], zip(*texts, strict=True), rewards, *answers, strict=True
-                )
-            ]
+            records += make_records(
+                rows,
+                texts,
+                list(zip(*rewards, strict=True)),
+                [[turn.truncated for turn in turns] for turns in answers],
+                is_turn_1_offline=[False] * len(rows["prompt"]),
+                sample=0,
+            )
             critiques += sampled.texts[1]
             bar.update(len(rows["prompt"]))
     return SelfRefineEvaluation(records, _metrics(records, seed), critiques)
@@ -148,7 +150,7 @@ def evaluate_self_refine(
 def _metrics(records: Sequence[EvaluationRecord], seed: int) -> Any:
     return self_correction_metrics(
         [record.correct for record in records],
-        [[extract_answer(text) for text in record.turns] for record in records],
+        [record.answers for record in records],
         [record.turns for record in records],
         seed=seed,
     )
