@@ -133,6 +133,12 @@ LAYERS = {
         ("text", "data", "maths", "model", "plots", "evaluation text"),
         ("torch", "transformers", "peft", "datasets", "numpy", "tqdm"),
     ),
+    # A trained model by hand: it answers as an evaluation does.
+    "pipeline": Layer(
+        ("pipeline",),
+        ("text", "plots", "model", "evaluation", "evaluation text"),
+        ("torch", "transformers", "datasets", "huggingface_hub"),
+    ),
     # The methods that SCoRe is compared with: they sample and measure as evaluation does, and train with TRL.
     "baselines": Layer(
         ("baselines.*",),
@@ -155,12 +161,13 @@ LAYERS = {
             "trainers",
             "evaluation",
             "evaluation text",
+            "pipeline",
             "report",
         ),
         (),
         ("yaml", "datasets", "numpy", "rich", "tqdm", "torch", "transformers", "trl", "accelerate", "peft"),
     ),
-    "root": Layer(("",), ("text", "model", "trainers")),
+    "root": Layer(("",), ("text", "model", "trainers", "pipeline")),
 }
 METHODS = ("score", "cloud")
 

@@ -18,6 +18,7 @@ PUBLIC_NAMES = [
     "CLoudScorer",
     "SCoReConfig",
     "SCoReTrainer",
+    "SelfCorrectionPipeline",
     "__version__",
     "check_reward_func",
     "load_reward_model",

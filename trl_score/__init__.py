@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from trl_score.cloud.modeling import CLoudRewardModel as CLoudRewardModel
     from trl_score.cloud.modeling import load_reward_model as load_reward_model
     from trl_score.cloud.scorer import CLoudScorer as CLoudScorer
+    from trl_score.pipeline import SelfCorrectionPipeline as SelfCorrectionPipeline
     from trl_score.rewards.checks import check_reward_func as check_reward_func
     from trl_score.score.score_config import SCoReConfig as SCoReConfig
     from trl_score.score.score_trainer import SCoReTrainer as SCoReTrainer
@@ -30,6 +31,7 @@ _DEFINED_IN = {
     "CLoudScorer": "trl_score.cloud.scorer",
     "SCoReConfig": "trl_score.score.score_config",
     "SCoReTrainer": "trl_score.score.score_trainer",
+    "SelfCorrectionPipeline": "trl_score.pipeline",
     "check_reward_func": "trl_score.rewards.checks",
     "load_reward_model": "trl_score.cloud.modeling",
 }

@@ -3,7 +3,6 @@
 settings -> respondent (all turns of a batch) -> rewards of each turn -> records -> metrics -> table
 """
 
-import hashlib
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -176,16 +175,10 @@ class _Batch:
 def _batches(dataset: "Dataset", settings: EvaluationSettings) -> list[_Batch]:
     num_rows, size = len(dataset), settings.batch_size
     return [
-        _Batch(start, min(start + size, num_rows), sample, _seed_of_batch(settings.seed, sample, start // size))
+        _Batch(start, min(start + size, num_rows), sample, settings.batch_seed(sample, start // size))
         for sample in range(settings.num_samples)
         for start in range(0, num_rows, size)
     ]
-
-
-def _seed_of_batch(seed: int, sample: int, number: int) -> int:
-    """A batch draws the same whatever was drawn before it, so that a run can go on in the middle."""
-    digest = hashlib.sha256(f"{seed} {sample} {number}".encode()).digest()
-    return int.from_bytes(digest[:6], "big")
 
 
 def _check_dataset(dataset: "Dataset", settings: EvaluationSettings) -> None:

@@ -5,6 +5,7 @@ First step of an evaluation. A row of a mixture may carry its own request and bu
 a first turn made beforehand. Torch-free.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeAlias
@@ -93,6 +94,22 @@ class EvaluationSettings:
         """`tuple[int, ...]`: Most tokens of each turn, where a row has no number of its own."""
         budget = self.max_completion_length
         return (budget,) * self.num_turns if isinstance(budget, int) else tuple(budget)
+
+    def batch_seed(self, sample: int, number: int) -> int:
+        """
+        Gives the seed of a batch. It depends on nothing that was drawn before, so a run can go on in the middle.
+
+        Args:
+            sample (`int`):
+                Which sample of the rows, from 0.
+            number (`int`):
+                Which batch of them, from 0.
+
+        Returns:
+            `int`: The seed.
+        """
+        digest = hashlib.sha256(f"{self.seed} {sample} {number}".encode()).digest()
+        return int.from_bytes(digest[:6], "big")
 
     def row_budgets(self, rows: Rows) -> list[list[int]]:
         """

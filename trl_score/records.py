@@ -26,6 +26,9 @@ RewardFunc: TypeAlias = Callable[..., Sequence[float | None]]
 BUDGET_COLUMNS = ("max_completion_length_t1", "max_completion_length_t2")
 """Dataset columns: most tokens of turn 1 and turn 2 of a row; `None` for the run's own budget."""
 
+SCORE_CONFIG_FILE = "score_config.json"
+"""Stands beside a saved model: the stage that it went through, and what it was trained with."""
+
 CORRECTION_COLUMN = "correction_prompt"
 """Dataset column: what a row is asked between its turns; `None` for the run's own wording."""
 

@@ -23,6 +23,7 @@ from trl_score.plots.records import TurnRecord
 from trl_score.plots.run_folder import Run, read_run
 from trl_score.plots.runs import figures_of_runs, refuse_to_overwrite
 from trl_score.plots.style import inline_svg
+from trl_score.records import SCORE_CONFIG_FILE
 from trl_score.report_page import PAGE, SCRIPT, STYLE
 
 KINDS = ("fixed", "broken", "changed", "unchanged")
@@ -32,7 +33,7 @@ _STAGES = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"
 _METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
 _SIGNED = "delta_t1_t2"
 _TONES = {"fixed": "good", "right": "good", "broken": "bad", "wrong": "bad"}
-_CONFIGURATION_FILES = {"score_config.json": "SCoRe", "adapter_config.json": "Adapter", "config.json": "Model"}
+_CONFIGURATION_FILES = {SCORE_CONFIG_FILE: "SCoRe", "adapter_config.json": "Adapter", "config.json": "Model"}
 # What is said of each figure in the page.
 _CAPTIONS = {
     "training_curves": ("Accuracy and corrections", "What both turns get right in training, and what turn 2 changes."),

@@ -8,8 +8,8 @@ from datasets import Dataset, IterableDataset
 from local_models import CONTEXT_LENGTH, build_tokenizer
 from transformers import LlamaConfig
 
+from trl_score.records import SCORE_CONFIG_FILE
 from trl_score.score.preflight import (
-    STAGE_FILE,
     check_context,
     check_dataset,
     context_length,
@@ -230,6 +230,6 @@ def test_stage_2_from_elsewhere_warns(has_path, caplog, tmp_path):
 
 
 def test_stage_2_from_a_checkpoint_of_ours_is_silent(caplog, tmp_path):
-    (tmp_path / STAGE_FILE).write_text("{}")
+    (tmp_path / SCORE_CONFIG_FILE).write_text("{}")
     warn_without_stage_1("2", str(tmp_path))
     assert caplog.messages == []

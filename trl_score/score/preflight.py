@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from trl_score.records import ChecksDataset, Message, Prompt
+from trl_score.records import SCORE_CONFIG_FILE, ChecksDataset, Message, Prompt
 from trl_score.score.prompts import (
     Correction,
     audit_template,
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
     from trl_score.score.score_config import SCoReConfig
 
 logger = logging.getLogger(__name__)
-
-STAGE_FILE = "score_config.json"
-"""Written beside a saved model: the stage that it went through, and what it was trained with."""
 
 _LONGEST_PROMPTS_TO_TOKENIZE = 64
 
@@ -205,12 +202,12 @@ def warn_without_stage_1(stage: str, model_path: str | None) -> None:
     """
     if stage != "2":
         return
-    if model_path is None or not (Path(model_path) / STAGE_FILE).is_file():
+    if model_path is None or not (Path(model_path) / SCORE_CONFIG_FILE).is_file():
         logger.warning(
             "`stage='2'` starts from %r, which is no checkpoint of Stage I (no %s in it). Stage II without Stage I "
             "tends to collapse to a single answer (SCoRe, section 5.1). Train with `stage='1'` or 'both' first.",
             model_path or "a model in memory",
-            STAGE_FILE,
+            SCORE_CONFIG_FILE,
         )
 
 

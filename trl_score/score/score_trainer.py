@@ -17,7 +17,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from trl_score import trl_compat
 from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, print_turns_table, save_turns_table
-from trl_score.records import Completion, GeneratedTurn, Message, Prompt, Rollout
+from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
@@ -698,7 +698,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 "stage": self._stage_of_step(self.state.global_step - 1),
                 "max_completion_length": list(self.args.turn_budgets),
             }
-            (folder / preflight.STAGE_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+            (folder / SCORE_CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     def _peft_model(self) -> Any:
         return self.accelerator.unwrap_model(self.model)
