@@ -147,6 +147,7 @@ LAYERS = {
     ),
     # A page about a run, from its files alone.
     "report": Layer(("report", "report_page"), ("text", "plots"), (), ("matplotlib", "jinja2")),
+    "terminal": Layer(("terminal_view",), ("text",), (), ("rich",)),
     # The command line: on top of all, and of nothing but the standard library until a command runs.
     "command line": Layer(
         ("cli", "__main__", "command_parser", "commands", "commands.*"),
@@ -162,6 +163,7 @@ LAYERS = {
             "evaluation",
             "evaluation text",
             "pipeline",
+            "terminal",
             "report",
         ),
         (),

@@ -19,6 +19,7 @@ from trl_score.command_parser import USAGE_ERROR, CommandParser, nearest
 from trl_score.user_errors import UserError
 
 COMMANDS = {
+    "correct": "try a model by hand, all turns side by side",
     "plot": "draw the figures of one run, or of several over each other",
     "report": "write one HTML page on a run",
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_score.evaluation_records import EvaluationRecord, make_records
 from trl_score.evaluation_respondents import AnsweredTurn, LocalRespondent, stop_ids
@@ -33,6 +33,7 @@ __all__ = [
     "EvaluationSettings",
     "evaluate_self_correction",
     "load_model",
+    "load_tokenizer",
     "stop_ids",
 ]
 
@@ -160,6 +161,30 @@ def load_model(path: str) -> "PreTrainedModel":
     else:
         model = AutoModelForCausalLM.from_pretrained(path, **kwargs)
     return model.to(torch.accelerator.current_accelerator() if has_accelerator else "cpu").eval()
+
+
+def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
+    """
+    Loads the tokenizer of a model or an adapter.
+
+    Args:
+        path (`str`):
+            A folder or a name on the Hub.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: the tokenizer.
+
+    Raises:
+        `ValueError`: If there is none, or it cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        found = "a folder without one" if Path(path).is_dir() else "no such folder, and no such name on the Hub"
+        raise ValueError(
+            f"Expected a model with a tokenizer that can be read in {path!r}, got {found}. Check the name, or save the "
+            "tokenizer beside the model."
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,8 @@ import torch
 from datasets import Dataset
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
-from transformers import AutoTokenizer
 
-from trl_score.evaluation import load_model
+from trl_score.evaluation import load_model, load_tokenizer
 from trl_score.evaluation_respondents import LocalRespondent
 from trl_score.evaluation_settings import EvaluationSettings
 from trl_score.plots.log_history import read_json
@@ -124,8 +123,8 @@ class SelfCorrectionPipeline:
             Further arguments of the chat template.
 
     Raises:
-        `OSError`: If the model or its tokenizer cannot be found.
-        `ValueError`: If an option is out of range, or a model in memory has no tokenizer with it.
+        `OSError`: If the model cannot be found.
+        `ValueError`: If an option is out of range, or there is no tokenizer.
 
     Example:
 
@@ -167,7 +166,7 @@ class SelfCorrectionPipeline:
             batch_size=batch_size,
             chat_template_kwargs=chat_template_kwargs or {},
         )
-        self.tokenizer = AutoTokenizer.from_pretrained(tokenizer) if isinstance(tokenizer, (str, Path)) else tokenizer
+        self.tokenizer = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, (str, Path)) else tokenizer
         self.model = load_model(str(model)) if isinstance(model, (str, Path)) else model
 
     @overload

@@ -11,13 +11,12 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from trl_score.collapse import CollapseRule, CopyRule, KLBudgetRule, SandbaggingRule, TruncationRule
 from trl_score.metrics import self_correction_metrics
-from trl_score.metrics.changed_words import changed_words
+from trl_score.metrics.changed_words import mark_turns
 from trl_score.plots.log_history import LogHistory, find_trainer_state, read_json
 from trl_score.plots.records import TurnRecord
 from trl_score.plots.run_folder import Run, read_run
@@ -318,19 +317,10 @@ def _describe_rollout(record: TurnRecord) -> dict[str, Any]:
         "tone": _TONES.get(record.outcome, ""),
         "question": record.question,
         "turns": [
-            {"reward": reward, "pieces": pieces}
-            for reward, pieces in zip(rewards, _mark_turns(record.turns), strict=True)
+            {"reward": reward, "mark": "del" if number == 0 else "ins", "pieces": pieces}
+            for number, (reward, pieces) in enumerate(zip(rewards, mark_turns(record.turns), strict=True))
         ],
     }
-
-
-def _mark_turns(turns: Sequence[str]) -> list[list[tuple[str, str]]]:
-    """The pieces of each turn: turn 1 with what turn 2 drops, every other one with what it adds to the one before."""
-    if len(turns) == 1:
-        return [[("", turns[0])]]
-    pairs = [changed_words(before, after) for before, after in pairwise(turns)]
-    dropped = [[("del" if piece.is_changed else "", piece.text) for piece in pairs[0][0]]]
-    return dropped + [[("ins" if piece.is_changed else "", piece.text) for piece in after] for _, after in pairs]
 
 
 def _read_configuration(run: Run) -> dict[str, dict[str, str]]:

@@ -159,7 +159,8 @@ Changed and unchanged speak of the final answer. Marked in the texts: <del>what 
 <div class="turns">
 {% for turn in rollout.turns %}
 <div><h4>turn {{ loop.index }} · reward {{ turn.reward }}</h4><pre>
-{% for mark, text in turn.pieces %}{% if mark %}<{{ mark }}>{{ text }}</{{ mark }}>{% else %}{{ text }}{% endif %}
+{% for piece in turn.pieces %}{% if piece.is_changed %}<{{ turn.mark }}>{{ piece.text }}</{{ turn.mark }}>{% else %}
+{{- piece.text }}{% endif %}
 {%- endfor %}</pre></div>
 {% endfor %}
 </div>

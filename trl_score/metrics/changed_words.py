@@ -1,6 +1,8 @@
 """Which words differ between two turns, so that a person sees at a glance what the second one changed."""
 
 import re
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from rapidfuzz.distance import Indel
@@ -54,6 +56,28 @@ def changed_words(text_t1: str, text_t2: str) -> tuple[list[Segment], list[Segme
         _append(first, "".join(words_t1[step.src_start : step.src_end]), is_changed)
         _append(second, "".join(words_t2[step.dest_start : step.dest_end]), is_changed)
     return first, second
+
+
+def mark_turns(turns: Sequence[str]) -> list[list[Segment]]:
+    """
+    Mark in any number of turns what changed: in turn 1 what turn 2 takes out of it, in every other one what it puts
+    into the one before.
+
+    Args:
+        turns (`Sequence[str]`):
+            The text of each turn.
+
+    Returns:
+        `list[list[Segment]]`: The pieces of each turn. A single turn has no marks.
+
+    Example:
+        >>> [[segment.text for segment in turn if segment.is_changed] for turn in mark_turns(["1 2", "1 3", "4 3"])]
+        [['2'], ['3'], ['4']]
+    """
+    if len(turns) == 1:
+        return [[Segment(turns[0], is_changed=False)]]
+    pairs = [changed_words(before, after) for before, after in pairwise(turns)]
+    return [pairs[0][0], *(after for _, after in pairs)]
 
 
 def _append(segments: list[Segment], text: str, is_changed: bool) -> None:
