@@ -180,7 +180,7 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
     try:
         return AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        found = "a folder without one" if Path(path).is_dir() else "no such folder, and no such name in reach on the Hub"
+        found = "a folder without one" if Path(path).is_dir() else "no such folder and nothing within reach on the Hub"
         raise ValueError(
             f"Expected a model with a tokenizer that can be read in {path!r}, got {found}. Check the name, or save the "
             "tokenizer beside the model."
