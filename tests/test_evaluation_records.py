@@ -5,6 +5,7 @@ import json
 import pytest
 
 from trl_score.evaluation_records import EvaluationRecord, make_records
+from trl_score.evaluation_turns import AnsweredTurn
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}]
 
@@ -42,6 +43,7 @@ def test_record_is_json():
         "truncated": [False, False],
         "level": 3,
         "sample": 1,
+        "failure": None,
         "outcome": "unscorable",
         # One of two characters is another: 1 / 2.
         "changes": [{"answer": True, "edit_distance_ratio": 0.5, "removed": ["4"], "added": ["5"]}],
@@ -65,8 +67,12 @@ def test_changes_are_against_the_turn_before():
     assert record(1.0, turns=("4",)).changes() == []
 
 
-def make(rows):
-    return make_records(rows, [["4"], ["5"]], [[0.0], [1.0]], [[False], [True]], is_turn_1_offline=[True], sample=2)[0]
+def make(rows, texts=("4", "5"), failures=({}, {})):
+    turns = [
+        AnsweredTurn([text], [number == 1], None, failed)
+        for number, (text, failed) in enumerate(zip(texts, failures, strict=True))
+    ]
+    return make_records(rows, turns, [[0.0], [1.0]], is_turn_1_offline=[True], sample=2)[0]
 
 
 def test_a_record_of_bare_rows():
@@ -91,3 +97,9 @@ def test_problem_is_called_by_its_id_or_by_what_it_asks(columns, name):
 def test_plain_prompt_is_its_own_name():
     assert make({"prompt": ["2 + 2 ="], "level": [4]}).problem == "2 + 2 ="
     assert make({"prompt": ["2 + 2 ="], "level": [4]}).level == 4
+
+
+def test_an_empty_turn_has_no_answer_and_a_failure_its_cause():
+    made = make({"prompt": ["2 + 2 ="]}, texts=("4", ""), failures=({}, {0: "HTTP 500"}))
+    assert (made.answers, made.failure) == (("4", None), "HTTP 500")
+    assert make({"prompt": ["2 + 2 ="]}).failure is None

@@ -44,6 +44,7 @@ LAYERS = {
     "text": Layer(
         (
             "records",
+            "line_file",
             "log_keys",
             "user_errors",
             "collapse",
@@ -125,13 +126,23 @@ LAYERS = {
     ),
     # What an evaluation asks, keeps and shows: no model. Its records are what plots read.
     "evaluation text": Layer(
-        ("evaluation_settings", "evaluation_records", "evaluation_tables"), ("text", "data", "plots"), ("rich",)
+        (
+            "evaluation_turns",
+            "evaluation_settings",
+            "evaluation_records",
+            "evaluation_folder",
+            "evaluation_metrics",
+            "evaluation_run",
+            "evaluation_tables",
+        ),
+        ("text", "data", "plots", "root"),
+        ("rich", "tqdm"),
     ),
     # It reads models, not trainers: whatever trained a model, it is evaluated alike.
     "evaluation": Layer(
         ("evaluation", "evaluation_respondents"),
         ("text", "data", "maths", "model", "plots", "evaluation text"),
-        ("torch", "transformers", "peft", "datasets", "numpy", "tqdm"),
+        ("torch", "transformers", "peft"),
     ),
     # A trained model by hand: it answers as an evaluation does.
     "pipeline": Layer(
@@ -352,8 +363,7 @@ def run_python(code):
         "trl_score.commands",
         "trl_score.baselines.methods",
         "trl_score.baselines.budget",
-        "trl_score.evaluation_settings",
-        "trl_score.evaluation_records",
+        "trl_score.evaluation_run",
         "trl_score.evaluation_tables",
     ],
 )

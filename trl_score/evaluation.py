@@ -1,25 +1,23 @@
 """Evaluation: a model and a dataset in, every turn of every problem and the paper's metrics out. Needs no trainer.
 
-settings -> respondent (all turns of a batch) -> rewards of each turn -> records -> metrics -> table
+    settings -> respondent (all turns of a batch) -> rewards of each turn -> records -> metrics -> table
+
+This is its face for models in memory. Each step is a module of its own, `evaluation_*`.
 """
 
-import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_score.evaluation_records import EvaluationRecord, make_records
-from trl_score.evaluation_respondents import AnsweredTurn, LocalRespondent, stop_ids
-from trl_score.evaluation_settings import EvaluationSettings, Rows
-from trl_score.metrics import Interval, accuracy_by_turn, self_correction_metrics
-from trl_score.records import BUDGET_COLUMNS, Completion, RewardFunc
-from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, is_conversational_prompt
-from trl_score.score.turn_rewards import TurnContext, TurnReward
+from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation_respondents import LocalRespondent, stop_ids
+from trl_score.evaluation_run import Evaluation, check_rows, run_evaluation
+from trl_score.evaluation_settings import EvaluationSettings
+from trl_score.records import RewardFunc
+from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -36,23 +34,6 @@ __all__ = [
     "load_tokenizer",
     "stop_ids",
 ]
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """
-    What an evaluation gives.
-
-    Args:
-        records (`list[EvaluationRecord]`):
-            One per problem and sample: all problems in order, then all of them again.
-        metrics (`dict[str, Interval]`):
-            The paper's metrics of the first and the last turn, with 95% bootstrap intervals over problems, see
-            docs/metrics.md. Of a single turn its accuracy.
-    """
-
-    records: list[EvaluationRecord]
-    metrics: dict[str, Interval]
 
 
 def evaluate_self_correction(
@@ -72,6 +53,8 @@ def evaluate_self_correction(
     seed: int = 0,
     progress: str | None = None,
     chat_template_kwargs: dict[str, Any] | None = None,
+    output_dir: str | Path | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """
     Lets a model answer every problem, asks it to look again, and measures how well it corrects itself.
@@ -110,16 +93,21 @@ def evaluate_self_correction(
         seed (`int`, *optional*, defaults to `0`):
             Of sampling and of the bootstrap. The global random state is left as it was.
         progress (`str`, *optional*):
-            A progress bar's label; no bar by default.
+            A progress bar's label, with the accuracy so far beside it; no bar by default.
         chat_template_kwargs (`dict`, *optional*):
             Further arguments of the chat template, as in training.
+        output_dir (`str` or `Path`, *optional*):
+            Folder to write `records.jsonl` into, batch by batch, and `metrics.json`, see docs/evaluation.md. What is
+            there of the same evaluation is gone on with.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether to begin anew there, and lose what is there.
 
     Returns:
-        `Evaluation`: records and metrics.
+        [`Evaluation`]: records and metrics.
 
     Raises:
-        `ValueError`: If the dataset is empty or lacks a column, an option is out of range, or the chat template cannot
-            be continued.
+        `ValueError`: If the dataset is empty or lacks a column, an option is out of range, the chat template cannot be
+            continued, or the folder holds another evaluation.
     """
     settings = EvaluationSettings(
         max_completion_length=max_completion_length,
@@ -133,12 +121,11 @@ def evaluate_self_correction(
         seed=seed,
         chat_template_kwargs=chat_template_kwargs or {},
     )
-    _check_dataset(dataset, settings)
+    check_rows(dataset, settings)
     respondent = LocalRespondent(model, tokenizer, settings, dataset)
-    records: list[EvaluationRecord] = []
-    for batch in tqdm(_batches(dataset, settings), desc=progress, disable=progress is None, unit="batch", leave=False):
-        records += _answer_batch(batch, dataset, respondent, reward_func)
-    return Evaluation(records, _metrics(records, settings))
+    return run_evaluation(
+        respondent, dataset, reward_func, settings, output_dir=output_dir, overwrite=overwrite, progress=progress
+    )
 
 
 def load_model(path: str) -> "PreTrainedModel":
@@ -185,84 +172,3 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
             f"Expected a model with a tokenizer that can be read in {path!r}, got {found}. Check the name, or save the "
             "tokenizer beside the model."
         ) from error
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Rows `start` to `stop` of the dataset, for the so-manieth time, with the seed of all that is drawn for them."""
-
-    start: int
-    stop: int
-    sample: int
-    seed: int
-
-
-def _batches(dataset: "Dataset", settings: EvaluationSettings) -> list[_Batch]:
-    num_rows, size = len(dataset), settings.batch_size
-    return [
-        _Batch(start, min(start + size, num_rows), sample, settings.batch_seed(sample, start // size))
-        for sample in range(settings.num_samples)
-        for start in range(0, num_rows, size)
-    ]
-
-
-def _check_dataset(dataset: "Dataset", settings: EvaluationSettings) -> None:
-    column = settings.offline_turn_1_column
-    missing = [name for name in ("prompt", column) if name is not None and name not in dataset.column_names]
-    if len(dataset) == 0 or missing:
-        needed = "a `prompt`" if column is None else f"a `prompt` and the column {column!r}"
-        raise ValueError(
-            f"An evaluation needs rows with {needed}, got {len(dataset)} rows with the columns {dataset.column_names}."
-        )
-    # What is wrong with a row is said before anything is answered.
-    rows = dataset.select_columns(
-        [name for name in ("prompt", column, *BUDGET_COLUMNS) if name in dataset.column_names]
-    )
-    settings.row_budgets(rows[:])
-    settings.given_first_turns(rows[:], sample=0)
-
-
-def _answer_batch(
-    batch: _Batch, dataset: "Dataset", respondent: LocalRespondent, reward_func: RewardFunc
-) -> list[EvaluationRecord]:
-    rows: Rows = dataset[batch.start : batch.stop]
-    turns = respondent.answer(rows, sample=batch.sample, seed=batch.seed)
-    given = respondent.settings.given_first_turns(rows, batch.sample)
-    return make_records(
-        rows,
-        [turn.texts for turn in turns],
-        _score_turns(reward_func, rows, turns),
-        [turn.truncated for turn in turns],
-        is_turn_1_offline=[text is not None for text in given],
-        sample=batch.sample,
-    )
-
-
-def _score_turns(reward_func: RewardFunc, rows: Rows, turns: Sequence[AnsweredTurn]) -> list[list[float | None]]:
-    """Scores the turns of a batch as the trainer does: each as an ordinary completion of the prompt."""
-    is_chat = is_conversational_prompt(rows["prompt"][0])
-    completions_of_turns: list[list[Completion]] = [
-        [[{"role": "assistant", "content": text}] if is_chat else text for text in turn.texts] for turn in turns
-    ]
-    columns = {name: values for name, values in rows.items() if name not in ("prompt", "completion", "completion_ids")}
-    name = reward_func.__name__ if inspect.isfunction(reward_func) else type(reward_func).__name__
-    rewards = []
-    for number, (completions, turn) in enumerate(zip(completions_of_turns, turns, strict=True), start=1):
-        score = TurnReward(reward_func, name, TurnContext(number, completions_of_turns[0]))
-        rewards.append(score(prompts=rows["prompt"], completions=completions, completion_ids=turn.token_ids, **columns))
-    return rewards
-
-
-def _metrics(records: Sequence[EvaluationRecord], settings: EvaluationSettings) -> dict[str, Interval]:
-    correct = [record.correct for record in records]
-    groups = [record.problem for record in records] if settings.num_samples > 1 else None
-    if settings.num_turns == 1:
-        return {"accuracy_t1": accuracy_by_turn(correct, groups=groups, seed=settings.seed)[0]}
-    return self_correction_metrics(
-        correct,
-        [record.answers for record in records],
-        [record.turns for record in records],
-        turns=(1, settings.num_turns),
-        groups=groups,
-        seed=settings.seed,
-    )

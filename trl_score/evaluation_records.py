@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from trl_score.evaluation_settings import Rows
+from trl_score.evaluation_turns import AnsweredTurn, Rows
 from trl_score.metrics.changed_words import changed_words
 from trl_score.metrics.edit_distance import edit_distance_ratio
 from trl_score.plots.records import TurnRecord
@@ -34,11 +34,14 @@ class EvaluationRecord(TurnRecord):
             The problem's difficulty, where the dataset has it.
         sample (`int`, *optional*, defaults to `0`):
             Which sample of the problem.
+        failure (`str`, *optional*):
+            Why an endpoint gave no reply. That turn, and all after it, are empty, without an answer and unscored.
     """
 
     truncated: tuple[bool, ...] = ()
     level: int | None = None
     sample: int = 0
+    failure: str | None = None
 
     def changes(self) -> list[dict[str, Any]]:
         """
@@ -89,15 +92,14 @@ class EvaluationRecord(TurnRecord):
 
         ```
         """
-        own = {name: value for name, value in saved.items() if name not in _DERIVED}
+        own = {name: value for name, value in dict(saved).items() if name not in _DERIVED}
         return cls(**{**own, **{name: tuple(own[name]) for name in ("turns", "rewards", "answers", "truncated")}})
 
 
 def make_records(
     rows: Rows,
-    texts_of_turns: Sequence[Sequence[str]],
+    turns: Sequence[AnsweredTurn],
     rewards_of_turns: Sequence[Sequence[float | None]],
-    truncated_of_turns: Sequence[Sequence[bool]],
     *,
     is_turn_1_offline: Sequence[bool],
     sample: int,
@@ -108,12 +110,10 @@ def make_records(
     Args:
         rows (`dict[str, list]`):
             The rows.
-        texts_of_turns (`Sequence[Sequence[str]]`):
-            For each turn the text of each row.
+        turns (`Sequence[AnsweredTurn]`):
+            The turns, each of all rows.
         rewards_of_turns (`Sequence[Sequence[float | None]]`):
             For each turn the reward of each row.
-        truncated_of_turns (`Sequence[Sequence[bool]]`):
-            For each turn whether each row's was cut by its length budget.
         is_turn_1_offline (`Sequence[bool]`):
             Whether each row's first turn was given.
         sample (`int`):
@@ -124,27 +124,22 @@ def make_records(
     """
     num_rows = len(rows["prompt"])
     tasks, levels, ids = (rows.get(name) or [None] * num_rows for name in ("task", "level", "problem_id"))
-    columns = zip(
-        rows["prompt"],
-        zip(*texts_of_turns, strict=True),
-        zip(*rewards_of_turns, strict=True),
-        zip(*truncated_of_turns, strict=True),
-        strict=True,
-    )
     return [
         EvaluationRecord(
             prompt,
-            turns,
-            rewards,
-            tuple(extract_answer(text) for text in turns),
+            tuple(turn.texts[row] for turn in turns),
+            tuple(rewards[row] for rewards in rewards_of_turns),
+            # An empty text has no answer, and must not vote for one.
+            tuple(extract_answer(turn.texts[row]) or None for turn in turns),
             problem=_problem_name(prompt, ids[row], tasks[row]),
             task=tasks[row],
             is_turn_1_offline=is_turn_1_offline[row],
-            truncated=truncated,
+            truncated=tuple(turn.truncated[row] for turn in turns),
             level=levels[row],
             sample=sample,
+            failure=next((turn.failures[row] for turn in turns if row in turn.failures), None),
         )
-        for row, (prompt, turns, rewards, truncated) in enumerate(columns)
+        for row, prompt in enumerate(rows["prompt"])
     ]
 
 

@@ -1,18 +1,19 @@
 """
-Who answers in an evaluation: a model in memory. A respondent takes rows and gives all of their turns.
+A model in memory that answers in an evaluation: it takes rows and gives all of their turns.
 
-Second step of an evaluation, between the settings and the rewards.
+Second step of an evaluation, between the settings and the rewards. `evaluation_endpoint` has the other respondent.
 """
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_score.evaluation_settings import EvaluationSettings, Rows
+from trl_score.evaluation_settings import EvaluationSettings
+from trl_score.evaluation_turns import AnsweredTurn, Rows
 from trl_score.records import CORRECTION_COLUMN, GeneratedTurn, Message
 from trl_score.score.prompts import (
     Correction,
@@ -30,24 +31,7 @@ if TYPE_CHECKING:
 # Whatever the model's own generation config says: as in training, the policy itself is what is measured.
 _PLAIN_SAMPLING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
 
-
-@dataclass(frozen=True)
-class AnsweredTurn:
-    """
-    One turn of some rows.
-
-    Args:
-        texts (`list[str]`):
-            The text of each row.
-        token_ids (`list[list[int]]`):
-            Its tokens.
-        truncated (`list[bool]`):
-            Whether the length budget ended it.
-    """
-
-    texts: list[str]
-    token_ids: list[list[int]]
-    truncated: list[bool]
+_WEIGHTS_HASHED = 256  # of each tensor, evenly spread
 
 
 class LocalRespondent:
@@ -63,6 +47,8 @@ class LocalRespondent:
             How it is asked.
         dataset ([`~datasets.Dataset`]):
             All rows, whose requests are tried on the chat template now, rather than in the middle of a run.
+        name (`str`, *optional*):
+            What the model is called, where an evaluation is kept.
 
     Raises:
         `ValueError`: If the chat template cannot be continued, or the tokenizer has no token to pad with.
@@ -74,7 +60,10 @@ class LocalRespondent:
         tokenizer: "PreTrainedTokenizerBase",
         settings: EvaluationSettings,
         dataset: "Dataset",
+        *,
+        name: str | None = None,
     ) -> None:
+        self.name = name
         self.model = model
         self.tokenizer = tokenizer
         self.settings = settings
@@ -92,6 +81,12 @@ class LocalRespondent:
             do_sample=settings.do_sample,
             sampling_kwargs={"temperature": settings.temperature, **_PLAIN_SAMPLING},
         )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """`dict`: The model's name, if it was given one, and a hash of its weights."""
+        name = {} if self.name is None else {"model": self.name}
+        return {**name, "weights": hash_weights(self.model)}
 
     def answer(self, rows: Rows, *, sample: int, seed: int) -> list[AnsweredTurn]:
         """
@@ -137,7 +132,7 @@ class LocalRespondent:
     def _decode(self, turns: Sequence[GeneratedTurn]) -> AnsweredTurn:
         ids = [turn.token_ids for turn in turns]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return AnsweredTurn(texts, ids, [turn.truncated for turn in turns])
+        return AnsweredTurn(texts, [turn.truncated for turn in turns], ids)
 
 
 def stop_ids(
@@ -161,6 +156,38 @@ def stop_ids(
     ids = [declared] if isinstance(declared, int) else list(declared or [])
     candidates = [*ids, tokenizer.eos_token_id, *closing_ids[-1:]]
     return list(dict.fromkeys(token for token in candidates if token is not None))
+
+
+def hash_weights(model: "torch.nn.Module") -> str:
+    """
+    Tells a model from another, and from itself after a step of training, by some weights of each of its tensors.
+
+    Args:
+        model (`torch.nn.Module`):
+            The model, whole on its device.
+
+    Returns:
+        `str`: the first sixteen digits of a hash, in hexadecimal. It does not depend on the device, nor on whether
+            weights that were saved in bf16 are loaded in bf16 or in fp32.
+
+    Example:
+
+    ```python
+    >>> first, second = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    >>> hash_weights(first) == hash_weights(second)
+    False
+    >>> _ = second.load_state_dict(first.state_dict())
+    >>> hash_weights(first) == hash_weights(second)
+    True
+
+    ```
+    """
+    digest = hashlib.sha256()
+    for name, parameter in model.named_parameters():
+        flat = parameter.detach().flatten()
+        some = flat[:: max(1, flat.numel() // _WEIGHTS_HASHED)].to(torch.float32).cpu()
+        digest.update(f"{name} {tuple(parameter.shape)}".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _pad_token_id(tokenizer: "PreTrainedTokenizerBase") -> int:

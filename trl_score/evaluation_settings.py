@@ -8,13 +8,11 @@ a first turn made beforehand. Torch-free.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, TypeAlias
+from typing import Any
 
+from trl_score.evaluation_turns import Rows
 from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN, Message
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
-
-Rows: TypeAlias = dict[str, list[Any]]
-"""Some rows of a dataset: column -> a value of each row."""
 
 
 @dataclass(frozen=True)

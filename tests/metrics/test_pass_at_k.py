@@ -66,6 +66,17 @@ def test_maj_at_k_by_hand():
     assert maj_at_k(answers, correct, k=1).value == 0.0
 
 
+def test_maj_at_k_leaves_out_what_could_not_be_scored():
+    answers, correct = (
+        [["1", "1"], [None, None], [None, None], ["2", "3"]],
+        [[1, 1], [None, None], [0, None], [None, 1]],
+    )
+    # The second problem has no scorable sample, the fourth no scorable majority; in the third nobody voted.
+    assert maj_at_k(answers, correct, k=2).value == 0.5
+    assert maj_at_k([["1", "2", "2"], ["1"] * 3], [[None, 1, 1], [1] * 3], k=1).value == 1.0
+    assert maj_at_k([["1", "2", "2"], ["1"] * 3], [[None, 0, 0], [1] * 3], k=3).value == 0.5
+
+
 def test_maj_at_k_of_equal_answers_is_accuracy():
     assert maj_at_k([["1"] * 4, ["2"] * 4], [[1] * 4, [0] * 4], k=4).value == 0.5
 

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from trl_score.baselines.sampling import TurnSampler, row_batches, score_two_turns
 from trl_score.evaluation import Evaluation, EvaluationRecord
 from trl_score.evaluation_records import make_records
+from trl_score.evaluation_turns import AnsweredTurn
 from trl_score.metrics import self_correction_metrics
 from trl_score.records import Message, RewardFunc
 from trl_score.score.prompts import is_conversational_prompt
@@ -136,9 +137,11 @@ def evaluate_self_refine(
             rewards = score_two_turns(reward_func, rows, texts, answers)
             records += make_records(
                 rows,
-                texts,
+                [
+                    AnsweredTurn(written, [turn.truncated for turn in turns])
+                    for written, turns in zip(texts, answers, strict=True)
+                ],
                 list(zip(*rewards, strict=True)),
-                [[turn.truncated for turn in turns] for turns in answers],
                 is_turn_1_offline=[False] * len(rows["prompt"]),
                 sample=0,
             )

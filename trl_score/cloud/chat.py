@@ -9,7 +9,6 @@ Which model answers does not matter here: an endpoint (`endpoint.py`) or a model
 Torch-free.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from typing import Any, Protocol, Self, TypeAlias
 
 from tqdm.auto import tqdm
 
+from trl_score.line_file import LineFile, append_lines
 from trl_score.records import Message
 from trl_score.user_errors import UserError
 
@@ -204,18 +204,14 @@ class Journal:
         self.errors_path = self.path.with_name(self.path.stem + ".errors.jsonl")
         self.replies: dict[str, ChatReply] = {}
         self.failed_before: frozenset[str] = frozenset()
-        self._file = -1
+        self._file = LineFile(self.path)
         self._errors_file = -1
         self._files = ExitStack()  # what is open, closed together however the run ends
         self._writing = threading.Lock()
 
     def __enter__(self) -> Self:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as files:
-            # A descriptor, not a file object: a buffer would hold lines back, and a lock belongs to what is open.
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
-            files.callback(os.close, self._file)
-            self._lock()
+            files.enter_context(self._file)
             self.replies = self._read()
             self.failed_before = self._read_errors()
             # Emptied only now, with the lock: the errors of a run that still goes on are its own.
@@ -240,7 +236,7 @@ class Journal:
                 The reply.
         """
         with self._writing:
-            _append(self._file, {"key": key, "row_id": row_id, **asdict(reply)})
+            self._file.append([{"key": key, "row_id": row_id, **asdict(reply)}])
             self.replies[key] = reply
 
     def write_error(self, row_id: str, failure: ChatFailure) -> None:
@@ -254,38 +250,19 @@ class Journal:
                 Why, after how many tries.
         """
         with self._writing:
-            _append(self._errors_file, {"row_id": row_id, **asdict(failure)})
-
-    def _lock(self) -> None:
-        try:
-            # Held by the open file: the system gives it back when the process ends, in whatever way.
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                error.errno,
-                "Expected a journal that nobody else writes, but another process has it open: wait for that run to "
-                "end, or choose another folder",
-                str(self.path),
-            ) from error
+            append_lines(self._errors_file, [{"row_id": row_id, **asdict(failure)}])
 
     def _read(self) -> dict[str, ChatReply]:
-        replies, whole = {}, 0
-        with self.path.open("rb") as lines:
-            for number, line in enumerate(lines, start=1):
-                if not line.endswith(b"\n"):
-                    # Only the last line can lack its end. Cut off, or the next reply would be written behind it.
-                    logger.warning("Cut half a line off %s: a run was killed while it wrote it.", self.path)
-                    os.ftruncate(self._file, whole)
-                    break
-                whole += len(line)
-                try:
-                    entry = json.loads(line)
-                    replies[entry["key"]] = ChatReply(entry["text"], entry["is_truncated"])
-                except (ValueError, TypeError, KeyError) as error:
-                    raise ValueError(
-                        f"Expected a journal with 'key', 'text' and 'is_truncated' in each line, got {line[:80]!r} in "
-                        f"line {number} of {self.path}. Take that line out to have it asked again."
-                    ) from error
+        replies = {}
+        for number, line in enumerate(self._file.lines(), start=1):
+            try:
+                entry = json.loads(line)
+                replies[entry["key"]] = ChatReply(entry["text"], entry["is_truncated"])
+            except (ValueError, TypeError, KeyError) as error:
+                raise ValueError(
+                    f"Expected a journal with 'key', 'text' and 'is_truncated' in each line, got {line[:80]!r} in "
+                    f"line {number} of {self.path}. Take that line out to have it asked again."
+                ) from error
         return replies
 
     def _read_errors(self) -> frozenset[str]:
@@ -294,15 +271,6 @@ class Journal:
             return frozenset()
         with self.errors_path.open("rb") as lines:
             return frozenset(json.loads(line)["row_id"] for line in lines if line.endswith(b"\n"))
-
-
-def _append(file: int, entry: Mapping[str, Any]) -> None:
-    """One line, on the disk when this returns. A short write is gone on with, so that no line is torn but by a kill."""
-    # ASCII only: no line break but the one at the end, whatever a model writes (there are others than "\n").
-    rest = memoryview(json.dumps(entry).encode() + b"\n")
-    while rest:
-        rest = rest[os.write(file, rest) :]
-    os.fsync(file)
 
 
 def ask(

@@ -127,14 +127,16 @@ def maj_at_k(
     maj@k: accuracy of the majority answer among the first k samples of each problem, with an interval over problems.
 
     A tie goes to the answer that was sampled first. Samples without an answer do not vote. A problem in which nobody
-    voted counts as wrong. The majority is right if the first sample that gave this answer is.
+    voted counts as wrong, unless none of its k samples could be scored. The majority is right if the first sample that
+    gave this answer is.
 
     Args:
         answers_by_problem (`Sequence[Sequence[str | None]]`):
             For each problem the extracted answers of its samples. Bring them to one form first: `"1/2"` and `"0.5"` are
             two answers here.
         correct_by_problem (`Sequence[Sequence[float | None]]`):
-            Correctness of the same samples. A problem whose majority could not be scored is left out.
+            Correctness of the same samples. A problem whose majority could not be scored is left out, and so is one of
+            which none of the k samples could.
         k (`int`):
             Number of samples that vote.
         bootstrap (`int`, *optional*, defaults to `2000`):
@@ -167,8 +169,10 @@ def maj_at_k(
                 f"Expected at least {max(k, 1)} samples of problem {number} for maj@{k}, each with its correctness, "
                 f"got {len(answers)} answers and {len(correct)} values of correctness."
             )
+        scored = correctness_array(correct)
         winner = majority_answer(answers[:k])
-        outcomes.append(0.0 if winner is None else float(correctness_array(correct)[list(answers).index(winner)]))
+        if not np.isnan(scored[:k]).all():
+            outcomes.append(0.0 if winner is None else float(scored[list(answers).index(winner)]))
     return _mean([outcome for outcome in outcomes if not math.isnan(outcome)], bootstrap, confidence, seed)
 
 
