@@ -1,5 +1,6 @@
 """Evaluating a small real model: records, the paper's metrics, and what must not change the result."""
 
+import copy
 import math
 import random
 
@@ -12,6 +13,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trl_score.evaluation import evaluate_self_correction, load_model, stop_ids
+from trl_score.evaluation_respondents import hash_weights
 from trl_score.metrics import self_correction_metrics
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
@@ -392,6 +394,52 @@ def test_progress_bar_only_if_asked_for(locals_of, capsys):
     assert capsys.readouterr().err == ""
     local.evaluate(progress="base", batch_size=6)
     assert "base: " in capsys.readouterr().err
+
+
+# Kept in a folder
+
+
+def test_sampled_run_that_was_cut_goes_on_to_the_same_records(locals_of, tmp_path):
+    local = locals_of()
+    options = {"do_sample": True, "num_samples": 2, "batch_size": 5, "output_dir": tmp_path}
+    whole = local.evaluate(**options)
+    expected = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert expected.keys() == {"evaluation.json", "metrics.json", "records.jsonl"}
+    (tmp_path / "records.jsonl").write_bytes(expected["records.jsonl"][:-4000])
+    (tmp_path / "metrics.json").unlink()
+    assert local.evaluate(**options) == whole
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == expected
+
+
+def test_another_model_is_refused(locals_of, tmp_path):
+    local = locals_of()
+    local.evaluate(output_dir=tmp_path)
+    weight = local.model.model.layers[0].mlp.up_proj.weight
+    original = weight.detach().clone()
+    with torch.no_grad():
+        weight += 1e-3
+    try:
+        with pytest.raises(ValueError, match=r"Expected to go on with the evaluation in .*: weights is '"):
+            local.evaluate(output_dir=tmp_path)
+    finally:
+        with torch.no_grad():
+            weight.copy_(original)
+    assert local.evaluate(output_dir=tmp_path).records
+
+
+def test_weights_are_told_apart_by_value_name_and_shape():
+    torch.manual_seed(0)
+    first = torch.nn.Linear(64, 64)
+    same = torch.nn.Linear(64, 64)
+    same.load_state_dict(first.state_dict())
+    assert hash_weights(first) == hash_weights(same)
+    assert hash_weights(first) == hash_weights(torch.nn.Sequential(same)[0])
+    assert hash_weights(first) != hash_weights(torch.nn.Sequential(same))
+    with torch.no_grad():
+        same.weight *= 1 + 1e-6
+    assert hash_weights(first) != hash_weights(same)
+    rounded = torch.nn.Linear(64, 64, dtype=torch.bfloat16)
+    assert hash_weights(rounded) == hash_weights(copy.deepcopy(rounded).float())
 
 
 # Refusals

@@ -99,7 +99,8 @@ def test_plain_prompt_is_its_own_name():
     assert make({"prompt": ["2 + 2 ="], "level": [4]}).level == 4
 
 
-def test_an_empty_turn_has_no_answer_and_a_failure_its_cause():
+def test_a_turn_without_a_reply_has_no_answer_and_a_cause():
     made = make({"prompt": ["2 + 2 ="]}, texts=("4", ""), failures=({}, {0: "HTTP 500"}))
     assert (made.answers, made.failure) == (("4", None), "HTTP 500")
-    assert make({"prompt": ["2 + 2 ="]}).failure is None
+    silent = make({"prompt": ["2 + 2 ="]}, texts=("4", ""))
+    assert (silent.answers, silent.failure) == (("4", ""), None)

@@ -129,8 +129,8 @@ def make_records(
             prompt,
             tuple(turn.texts[row] for turn in turns),
             tuple(rewards[row] for rewards in rewards_of_turns),
-            # An empty text has no answer, and must not vote for one.
-            tuple(extract_answer(turn.texts[row]) or None for turn in turns),
+            # Where there was no reply there is no answer that could vote.
+            tuple(None if row in turn.failures else extract_answer(turn.texts[row]) for turn in turns),
             problem=_problem_name(prompt, ids[row], tasks[row]),
             task=tasks[row],
             is_turn_1_offline=is_turn_1_offline[row],
