@@ -215,6 +215,7 @@ def report(
         },
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_records(folder, evaluations)
     console = Console()
     last_stage = list(evaluations)[-1]
     print_dialogues(console, STAGES[last_stage], evaluations[last_stage]["greedy"])
@@ -260,6 +261,23 @@ def evaluate_stage(
         )
         for decoding in ("greedy", "sampled")
     }
+
+
+def write_records(folder: Path, evaluations: dict[str, dict[str, Evaluation]]) -> None:
+    """
+    Writes what was answered, greedily and sampled, as `trl_score.plots` reads it.
+
+    Of the base `records_base.jsonl` and `records_base_sampled.jsonl`, of Stage I the same with `stage1`, of the run's
+    result `records.jsonl` and `records_sampled.jsonl`.
+    """
+    last_stage = list(evaluations)[-1]
+    for stage, by_decoding in evaluations.items():
+        for decoding, evaluation in by_decoding.items():
+            parts = ["records"]
+            parts += [stage] if stage != last_stage else []
+            parts += [decoding] if decoding != "greedy" else []
+            lines = (json.dumps(record.as_dict()) + "\n" for record in evaluation.records)
+            (folder / f"{'_'.join(parts)}.jsonl").write_text("".join(lines))
 
 
 def print_dialogues(console: Console, label: str, evaluation: Evaluation, num_each: int = 2) -> None:

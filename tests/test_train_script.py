@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from trl_score.plots import read_run
+
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "examples" / "train_score.py"
 
@@ -134,6 +136,12 @@ def test_without_arguments_it_runs_the_embedded_task(folder: Path) -> None:
     assert {"training", "evaluation"} == set(summary["seconds"])
     assert {"python", "torch", "transformers", "trl", "trl_score"} == set(summary["versions"])
     assert (output / "training_curves.png").stat().st_size > 10_000
+    run = read_run(output)
+    assert list(run.records) == ["base", "base_sampled", "", "sampled", "stage1", "stage1_sampled"]
+    for stage, name in (("base", "base"), ("stage1", "stage1"), ("stage2", "")):  # the records are those of the table
+        for decoding, ending in (("greedy", ""), ("sampled", "_sampled" if name else "sampled")):
+            right_at_turn_2 = [record.correct[1] for record in run.records[name + ending]]
+            assert sum(right_at_turn_2) / 64 == pytest.approx(summary[stage][decoding]["accuracy_t2"]["value"])
     for text in (
         "Greedy, 64 problems",
         "Sampled, 64 problems",
