@@ -8,6 +8,7 @@ was killed takes up where it was: what was finished stays, what was under way is
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -121,7 +122,14 @@ def read_result(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.is_file() else {}
 
 
-def run_jobs(jobs: Sequence[Job], num_at_once: int, environment: Mapping[str, str], title: str) -> list[Failure]:
+def run_jobs(
+    jobs: Sequence[Job],
+    num_at_once: int,
+    environment: Mapping[str, str],
+    title: str,
+    *,
+    max_load: float = math.inf,
+) -> list[Failure]:
     """
     Does those jobs that are not finished, several at once, and goes on when one fails.
 
@@ -134,6 +142,8 @@ def run_jobs(jobs: Sequence[Job], num_at_once: int, environment: Mapping[str, st
             Environment variables of the commands, beside those of this process.
         title (`str`):
             What the progress bar is called.
+        max_load (`float`, *optional*):
+            On a machine that others use: no second job is started while its load average is above this.
 
     Returns:
         `list[Failure]`: the jobs that failed.
@@ -148,7 +158,7 @@ def run_jobs(jobs: Sequence[Job], num_at_once: int, environment: Mapping[str, st
     with bar, _sigterm_as_interrupt():
         try:
             while waiting or at_work:
-                while waiting and len(at_work) < num_at_once:
+                while waiting and len(at_work) < num_at_once and (not at_work or os.getloadavg()[0] <= max_load):
                     job = waiting.popleft()
                     at_work[job] = _start(job, environment), time.monotonic()
                     bar.set_postfix_str(", ".join(job.name for job in at_work))

@@ -15,6 +15,7 @@ log.
 
 import argparse
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -108,7 +109,12 @@ def evaluation_job(training: Job, method: str, seed: int) -> Job:
 
 
 def run_laboratory(
-    methods: Sequence[str], seeds: Sequence[int], config: Path, output: Path, num_at_once: int
+    methods: Sequence[str],
+    seeds: Sequence[int],
+    config: Path,
+    output: Path,
+    num_at_once: int,
+    max_load: float = math.inf,
 ) -> list[Failure]:
     """
     Trains and evaluates what is not finished yet.
@@ -124,19 +130,21 @@ def run_laboratory(
             The laboratory's folder.
         num_at_once (`int`):
             Most jobs at a time.
+        max_load (`float`, *optional*):
+            As in `lab_jobs.run_jobs`.
 
     Returns:
         `list[Failure]`: the jobs that failed. What needs a failed one is left out.
     """
     # Seed by seed: were it ended early, all methods would have the same seeds.
     trainings = {(method, seed): training_job(method, seed, config, output) for seed in seeds for method in methods}
-    failures = run_jobs(list(trainings.values()), num_at_once, ENVIRONMENT, "training")
+    failures = run_jobs(list(trainings.values()), num_at_once, ENVIRONMENT, "training", max_load=max_load)
     evaluations = [
         evaluation_job(training, method, seed)
         for (method, seed), training in trainings.items()
         if method in FURTHER_EVALUATIONS and training.is_finished
     ]
-    return failures + run_jobs(evaluations, num_at_once, ENVIRONMENT, "further evaluations")
+    return failures + run_jobs(evaluations, num_at_once, ENVIRONMENT, "further evaluations", max_load=max_load)
 
 
 def finished_seeds(methods: Sequence[str], seeds: Sequence[int], config: Path, output: Path) -> list[int]:
@@ -163,6 +171,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--output", type=Path, default=Path("runs/lab"), help="default: %(default)s")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="at a time; default: one for each core")
+    parser.add_argument("--max_load", type=float, default=math.inf, help="no second job while the load is above this")
     return parser
 
 
@@ -171,8 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = make_parser().parse_args(arguments)
     console = Console()
     with sole_user(chosen.output):
-        failures = run_laboratory(chosen.methods, chosen.seeds, chosen.config, chosen.output, chosen.jobs)
-        seeds = finished_seeds(chosen.methods, chosen.seeds, chosen.config, chosen.output)
+        what = (chosen.methods, chosen.seeds, chosen.config, chosen.output)
+        failures = run_laboratory(*what, chosen.jobs, chosen.max_load)
+        seeds = finished_seeds(*what)
         if seeds:
             summary = summarise(chosen.output, chosen.methods, seeds)
             file = chosen.output / "summary.json"

@@ -1,6 +1,7 @@
 """Jobs are done once, survive a kill of the runner, end with it on Ctrl-C, and a failed one stops nothing."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -95,7 +96,8 @@ def test_failed_job_is_reported_with_the_end_of_its_log_and_others_go_on(tmp_pat
     assert [job.is_finished for job in jobs] == [False, False, True]
 
 
-def test_so_many_jobs_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("max_load", "expected"), [(math.inf, 2), (-1.0, 1)])
+def test_so_many_jobs_at_once(max_load: float, expected: int, tmp_path: Path) -> None:
     # Each job counts the marks of those at work, its own among them.
     code = (
         "import os, time; here = os.path.dirname(FOLDER); mark = FOLDER + '.mark'; open(mark, 'w'); time.sleep(0.4); "
@@ -103,8 +105,8 @@ def test_so_many_jobs_at_once(tmp_path: Path) -> None:
         "open(FOLDER + '/count', 'w').write(str(count))"
     )
     jobs = [python_job(tmp_path / name, code) for name in "abcd"]
-    assert run_jobs(jobs, 2, {}, "test") == []
-    assert max(int((job.folder / "count").read_text()) for job in jobs) == 2
+    assert run_jobs(jobs, 2, {}, "test", max_load=max_load) == []
+    assert max(int((job.folder / "count").read_text()) for job in jobs) == expected
 
 
 def test_environment_reaches_the_job(tmp_path: Path) -> None:
