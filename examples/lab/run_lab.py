@@ -68,7 +68,8 @@ def training_job(method: str, seed: int, config: Path, output: Path) -> Job:
         `Job`: the job.
     """
     folder = output / method / f"seed{seed}"
-    flags = (f"--method={method}", f"--config={config}", f"--seed={seed}", f"--output_dir={folder}")
+    # TrlParser knows `--config FILE` as two words only.
+    flags = ("--config", str(config), f"--method={method}", f"--seed={seed}", f"--output_dir={folder}")
     return Job(
         name=f"{method}, seed {seed}",
         command=(sys.executable, str(TRAINING_SCRIPT), *flags),
