@@ -4,13 +4,15 @@ Further evaluations of one trained model of the laboratory, beside the two turns
     python examples/lab/lab_evaluations.py --model runs/lab/score/seed0 --seed 0 --output runs/lab/score/seed0_more \
         --kinds turns scaling
 
-- `turns`: ten turns, greedy -> `records_turns.jsonl` (Figure 8 of the paper)
+- `turns`: ten turns, each shown all before it -> `records_turns.jsonl` (Figure 8 of the paper)
+- `chain`: ten turns, each shown the question and the turn before it alone -> `records_chain.jsonl`
 - `scaling`: 32 rollouts of each problem -> `records_scaling.jsonl` (Figure 1)
 - `first_turns`: each checkpoint on first turns that the base model wrote and on its own -> `checkpoint-N/records.jsonl`
   (Figure 4)
 """
 
 import argparse
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,13 +26,14 @@ from trl_score.evaluation import EvaluationRecord, evaluate_self_correction, loa
 from trl_score.plots.log_history import checkpoint_step
 
 SETTINGS: dict[str, dict[str, Any]] = {
-    "turns": {"num_problems": 500, "num_turns": 10, "do_sample": False},
+    "turns": {"num_problems": 500, "num_turns": 10, "do_sample": True, "temperature": 1.0},
+    "chain": {"num_problems": 500, "num_turns": 10, "do_sample": True, "temperature": 1.0},
     "scaling": {"num_problems": 250, "num_samples": 32, "do_sample": True, "temperature": 0.7},
     "first_turns": {"num_problems": 1000, "do_sample": True, "temperature": 1.0},
 }
 """Of each kind of evaluation. The temperature of `scaling` is the paper's."""
 _BATCH_SIZE = 250
-_GIVEN = "base_turn_1"
+_GIVEN = "given_turn_1"
 
 
 def evaluate(model: Path, problems: Dataset, seed: int, **options: Any) -> list[EvaluationRecord]:
@@ -82,6 +85,47 @@ def evaluate_turns(model: Path, seed: int, output: Path, problems: Dataset, **op
     write_records(evaluate(model, problems, seed, **options), output / "records_turns.jsonl")
 
 
+def evaluate_chain(model: Path, seed: int, output: Path, problems: Dataset, *, num_turns: int, **options: Any) -> None:
+    """
+    Asks again and again, but shows the model only the question and its last turn, and writes `records_chain.jsonl`.
+
+    So every turn stands where the model was trained to write one, which a third turn with all before it does not.
+    """
+    records = evaluate(model, problems, seed, **options)
+    for turn in range(3, num_turns + 1):
+        given = problems.add_column(_GIVEN, [record.turns[-1] for record in records])
+        corrected = evaluate(model, given, seed + 1000 * turn, offline_turn_1_column=_GIVEN, **options)
+        records = [join_turns(record, last) for record, last in zip(records, corrected, strict=True)]
+    write_records(records, output / "records_chain.jsonl")
+
+
+def join_turns(record: EvaluationRecord, corrected: EvaluationRecord) -> EvaluationRecord:
+    """
+    Appends a correction to the turns before it.
+
+    Args:
+        record (`EvaluationRecord`):
+            All turns up to the one that was corrected.
+        corrected (`EvaluationRecord`):
+            That turn, which was given, and its correction.
+
+    Returns:
+        `EvaluationRecord`: all of them.
+
+    Raises:
+        `ValueError`: If the given turn is not the last one.
+    """
+    if (record.problem, record.turns[-1]) != (corrected.problem, corrected.turns[0]):
+        raise ValueError(f"Expected a correction of {record.turns[-1]!r}, got one of {corrected.turns[0]!r}.")
+    return dataclasses.replace(
+        record,
+        turns=(*record.turns, corrected.turns[-1]),
+        rewards=(*record.rewards, corrected.rewards[-1]),
+        answers=(*record.answers, corrected.answers[-1]),
+        truncated=(*record.truncated, corrected.truncated[-1]),
+    )
+
+
 def evaluate_scaling(model: Path, seed: int, output: Path, problems: Dataset, **options: Any) -> None:
     """Samples many rollouts of each problem, and writes `records_scaling.jsonl`."""
     write_records(evaluate(model, problems, seed, **options), output / "records_scaling.jsonl")
@@ -109,6 +153,7 @@ def evaluate_first_turns(model: Path, seed: int, output: Path, problems: Dataset
 
 KINDS: dict[str, Callable[..., None]] = {
     "turns": evaluate_turns,
+    "chain": evaluate_chain,
     "scaling": evaluate_scaling,
     "first_turns": evaluate_first_turns,
 }

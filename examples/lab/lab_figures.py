@@ -96,7 +96,12 @@ def figures_of(folder: Path, summary: Mapping[str, Any]) -> dict[str, Draw]:
         if method in summary
     }
     further = {method: _further_records(folder, method, seeds) for method in METHODS if method in summary}
-    turns = {METHODS[method]: turn_curve(found["turns"]) for method, found in further.items() if "turns" in found}
+    turns = {
+        f"{METHODS[method]}{ending}": turn_curve(found[kind])
+        for kind, ending in (("chain", ""), ("turns", ", all turns shown"))
+        for method, found in further.items()
+        if kind in found
+    }
     scaling = {
         f"{METHODS[method]}, {way}": curve
         for method, found in further.items()
@@ -195,7 +200,7 @@ def _records(folder: Path, method: str, seeds: Sequence[int], file: str) -> list
 def _further_records(folder: Path, method: str, seeds: Sequence[int]) -> dict[str, list[list[TurnRecord]]]:
     """What the further evaluations wrote, where all seeds have it."""
     folders = [folder / method / f"seed{seed}_more" for seed in seeds]
-    files = {kind: [place / f"records_{kind}.jsonl" for place in folders] for kind in ("turns", "scaling")}
+    files = {kind: [place / f"records_{kind}.jsonl" for place in folders] for kind in ("turns", "chain", "scaling")}
     return {
         kind: [read_records(file) for file in found]
         for kind, found in files.items()

@@ -35,10 +35,10 @@ TRAINING_SCRIPT = HERE.parent / "train_baseline.py"
 CONFIG = HERE / "lab.yaml"
 SEEDS = (0, 1, 2, 3, 4)
 FURTHER_EVALUATIONS: dict[str, tuple[str, ...]] = {
-    "base": ("turns", "scaling"),
-    "star_plus": ("turns",),
-    "pair_sft": ("turns", "first_turns"),
-    "score": ("turns", "scaling"),
+    "base": ("turns", "chain", "scaling"),
+    "star_plus": ("chain",),
+    "pair_sft": ("chain", "first_turns"),
+    "score": ("turns", "chain", "scaling"),
 }
 """Method -> the evaluations that its figures need beside its two turns, see lab_evaluations.py."""
 

@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import record_line
 from lab_figures import draw_figures, figures_of, plot_changes, scaling_curves, turn_curve
+from lab_runs import record_line
 from lab_summary import summarise
 
 from trl_score.plots import TurnRecord
