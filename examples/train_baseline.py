@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,14 +35,14 @@ from train_score import (
     evaluate_stage,
     load_datasets,
     load_reward_funcs,
-    load_trained_adapter,
 )
-from transformers import AutoTokenizer, ProgressCallback
+from transformers import AutoTokenizer, ProgressCallback, Trainer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
 import trl_score
 from trl_score import SCoReConfig, SCoReTrainer
-from trl_score.baselines.budget import Budget, Schedule
+from trl_score.baselines.budget import Budget, Schedule, Spent
+from trl_score.baselines.fine_tuning import FineTuning, fine_tune_on_traces, load_trainable
 from trl_score.baselines.methods import METHODS, Method, find_method
 from trl_score.baselines.self_refine import (
     CRITIQUE_PROMPT,
@@ -50,6 +50,7 @@ from trl_score.baselines.self_refine import (
     SelfRefineEvaluation,
     evaluate_self_refine,
 )
+from trl_score.baselines.single_turn import check_single_turn, single_turn_trainer
 from trl_score.callbacks import TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
@@ -67,6 +68,10 @@ class BaselineScriptArguments(SCoReScriptArguments):
     Args:
         method (`str`):
             The method's name.
+        learn_right_turn_1 (`bool`, *optional*, defaults to `False`):
+            Methods of traces: whether turn 1 is learned from too where it is right. By default turn 2 alone is.
+        star_continues (`bool`, *optional*, defaults to `False`):
+            STaR: whether each iteration fine-tunes the last one's model. By default it is the one to begin with.
         critique_prompt (`str`, *optional*):
             Self-Refine: what is asked after the answer. By default our own wording; on the embedded task, whose model
             knows no other words, the correction prompt.
@@ -75,6 +80,13 @@ class BaselineScriptArguments(SCoReScriptArguments):
     """
 
     method: str = field(default="", metadata={"help": f"One of {', '.join(METHODS)}."})
+    learn_right_turn_1: bool = field(
+        default=False, metadata={"help": "Methods of traces: learn from turn 1 too where it is right."}
+    )
+    star_continues: bool = field(
+        default=False,
+        metadata={"help": "STaR: fine-tune the last iteration's model each time, and not the one to begin with."},
+    )
     critique_prompt: str | None = field(
         default=None,
         metadata={"help": "Self-Refine: what is asked after the answer. Embedded task: the correction prompt."},
@@ -114,7 +126,8 @@ def main(script_args: BaselineScriptArguments, training_args: SCoReConfig, model
     """Trains with one method, and measures base and result."""
     method = find_method(script_args.method)
     transformers.logging.disable_progress_bar()  # of loading and saving weights
-    task = load_task(script_args, with_changes(training_args, method), model_args)
+    task = load_task(script_args, with_changes(training_args, method.changes), model_args)
+    check(method, task)
     start = time.perf_counter()
     spent = train(method, task)
     seconds = time.perf_counter() - start
@@ -124,10 +137,10 @@ def main(script_args: BaselineScriptArguments, training_args: SCoReConfig, model
     state.wait_for_everyone()
 
 
-def with_changes(args: SCoReConfig, method: Method) -> SCoReConfig:
-    """Gives a copy of a configuration with a method's changes in it."""
+def with_changes(args: SCoReConfig, changes: Mapping[str, Any]) -> SCoReConfig:
+    """Gives a copy of a configuration with changes in it."""
     changed = copy.copy(args)
-    for name, value in method.changes.items():
+    for name, value in changes.items():
         setattr(changed, name, value)
     return changed
 
@@ -155,44 +168,133 @@ def load_task(script_args: BaselineScriptArguments, args: SCoReConfig, model_arg
     )
 
 
-def train(method: Method, task: Task) -> Budget:
-    """Trains by a method, writes the model to the output folder, and says what was spent."""
-    if method.kind == "measured":
-        return Budget(updates=0, prompts=0, group_size=task.args.num_generations)
-    if method.kind == "score":
-        return train_score(task)
-    raise NotImplementedError(f"{method.name} is not built yet.")
-
-
-def train_score(task: Task) -> Budget:
-    """Trains with SCoReTrainer, as `train_score.py` does."""
+def check(method: Method, task: Task) -> None:
+    """Refuses what can be seen to be wrong before a model is loaded."""
     args = task.args
-    is_adapter = (Path(task.base_path) / "adapter_config.json").is_file()
+    if method.kind != "score" and args.offline_turn_1_column is not None:
+        raise ValueError(
+            f"{method.name} makes its first turns itself, got `offline_turn_1_column={args.offline_turn_1_column!r}`. "
+            "Leave it out, for the SCoRe run that is compared too."
+        )
+    if method.kind == "single_turn":
+        check_single_turn(args, task.train_dataset.column_names)
+    if method.kind == "traces":
+        tuning_of(method, task).check()
+        budgets_of_traces(method, task)
+
+
+def train(method: Method, task: Task) -> Spent:
+    """Trains by a method, writes the model to the output folder, and says what was spent."""
+    if method.kind == "score":
+        return train_score(task, task.args)
+    if method.kind == "single_turn":
+        return train_single_turn(task)
+    if method.kind == "traces":
+        return train_on_traces(method, task)
+    return Spent(answers=0, updates=0)
+
+
+def train_score(task: Task, args: SCoReConfig) -> Spent:
+    """Trains with SCoReTrainer, as `train_score.py` does."""
+    model = load_trainable(task.base_path, args)
+    if not isinstance(model, str):
+        args.model_init_kwargs = None
     trainer = SCoReTrainer(
-        model=load_trained_adapter(task.base_path, args) if is_adapter else task.base_path,
-        processing_class=AutoTokenizer.from_pretrained(task.base_path) if is_adapter else None,
+        model=model,
+        processing_class=None if isinstance(model, str) else AutoTokenizer.from_pretrained(task.base_path),
         reward_funcs=task.reward_funcs,
         args=args,
         train_dataset=task.train_dataset,
         quantization_config=get_quantization_config(task.model_args),
-        peft_config=None if is_adapter else get_peft_config(task.model_args),
+        peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
     )
-    trainer.remove_callback(ProgressCallback)
     if not args.disable_tqdm:
         trainer.add_callback(TurnProgress())
+    finish_training(trainer, args)
+    budget = schedule_of(task).budget_of_updates(trainer.state.global_step)
+    return Spent(budget.answers, budget.updates)
+
+
+def train_single_turn(task: Task) -> Spent:
+    """Trains turn 1 alone with TRL's RLOOTrainer."""
+    model = load_trainable(task.base_path, task.args)
+    trainer = single_turn_trainer(
+        model,
+        task.reward_funcs,
+        task.args,
+        task.train_dataset,
+        processing_class=None if isinstance(model, str) else AutoTokenizer.from_pretrained(task.base_path),
+        quantization_config=get_quantization_config(task.model_args),
+        peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
+    )
+    finish_training(trainer, task.args)
+    budget = Schedule.of(trainer.args, num_rows(task)).budget_of_updates(trainer.state.global_step)
+    return Spent(budget.rollouts, budget.updates)  # an answer is a whole rollout here
+
+
+def finish_training(trainer: Trainer, args: SCoReConfig) -> None:
+    """Trains and saves."""
+    trainer.remove_callback(ProgressCallback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.save_state()
-    return schedule_of(task).budget_of_updates(trainer.state.global_step)
+
+
+def train_on_traces(method: Method, task: Task) -> Spent:
+    """Samples traces and fine-tunes on them, after Stage I where the method says so."""
+    start_path, spent = task.base_path, Spent(answers=0, updates=0)
+    if method.follows_stage_1:
+        args = with_changes(task.args, stage_1_changes(task))
+        spent, start_path = train_score(task, args), args.output_dir
+    return spent + fine_tune_on_traces(start_path, budgets_of_traces(method, task), tuning_of(method, task))
+
+
+def tuning_of(method: Method, task: Task) -> FineTuning:
+    """Collects what a method of traces is given."""
+    return FineTuning(
+        trace_set=method.trace_set,
+        args=task.args,
+        dataset=task.train_dataset,
+        reward_func=task.reward_funcs[0],
+        learns_right_turn_1=task.script_args.learn_right_turn_1,
+        continues=task.script_args.star_continues,
+        peft_config=get_peft_config(task.model_args),
+        quantization_config=get_quantization_config(task.model_args),
+    )
+
+
+def budgets_of_traces(method: Method, task: Task) -> list[Budget]:
+    """Shares out what a SCoRe run spends, or what its Stage II spends, among the iterations."""
+    schedule = schedule_of(task)
+    budget = schedule.budget(task.args.max_steps, task.args.num_train_epochs)
+    if method.follows_stage_1:
+        if task.args.stage != "both":
+            raise ValueError(
+                f"{method.name} takes the place of Stage II in a run of both stages, got `stage={task.args.stage!r}`. "
+                "Use the configuration of such a run."
+            )
+        budget -= schedule.budget_of_updates(stage_1_changes(task)["max_steps"])
+    return budget.split(method.iterations)
+
+
+def stage_1_changes(task: Task) -> dict[str, Any]:
+    """What makes a run of both stages a run of its Stage I."""
+    updates = schedule_of(task).budget(task.args.max_steps, task.args.num_train_epochs).updates
+    folder = Path(task.args.output_dir) / "stage_1"
+    return {"stage": "1", "max_steps": task.args.num_stage_1_steps(updates), "output_dir": str(folder)}
 
 
 def schedule_of(task: Task) -> Schedule:
     """Says when the SCoRe run makes rollouts and when it updates."""
-    has_length = isinstance(task.train_dataset, Dataset)
-    return Schedule.of(task.args, len(task.train_dataset) if has_length else None)
+    return Schedule.of(task.args, num_rows(task))
 
 
-def report(method: Method, task: Task, spent: Budget, seconds_training: float) -> None:
+def num_rows(task: Task) -> int | None:
+    """Rows of the training set, where its length is known."""
+    return len(task.train_dataset) if isinstance(task.train_dataset, Dataset) else None
+
+
+def report(method: Method, task: Task, spent: Spent, seconds_training: float) -> None:
     """Measures base and result, writes records and summary.json, and prints the table."""
     folder = Path(task.args.output_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -90,6 +90,34 @@ def _split_evenly(total: int, num_parts: int) -> list[int]:
 
 
 @dataclass(frozen=True)
+class Spent:
+    """
+    What a run did spend.
+
+    Args:
+        answers (`int`):
+            Turns that were generated.
+        updates (`int`):
+            Optimizer steps.
+
+    Example:
+
+    ```python
+    >>> Spent(answers=10, updates=1) + Spent(answers=6, updates=2)
+    Spent(answers=16, updates=3)
+
+    ```
+    """
+
+    answers: int
+    updates: int
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Both together."""
+        return Spent(self.answers + other.answers, self.updates + other.updates)
+
+
+@dataclass(frozen=True)
 class Schedule:
     """
     When a SCoRe run makes rollouts and when it updates, in TRL's numbers.

@@ -6,6 +6,7 @@ them. A turn is scored as in training: as an ordinary completion of the prompt.
 """
 
 import inspect
+import json
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +16,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from trl_score.evaluation import stop_ids
-from trl_score.records import Completion, GeneratedTurn, Message, RewardFunc
+from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN, Completion, GeneratedTurn, Message, RewardFunc
 from trl_score.score.preflight import context_length
-from trl_score.score.prompts import audit_template, is_conversational_prompt, text_correction, tokenize_prompts
+from trl_score.score.prompts import (
+    Correction,
+    audit_template,
+    is_conversational_prompt,
+    text_correction,
+    tokenize_prompts,
+)
 from trl_score.score.rollout import TransformersEngine, roll_out_turns
 from trl_score.score.turn_rewards import TurnContext, TurnReward
 
@@ -62,9 +69,9 @@ class TurnSampler:
         tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
             Its tokenizer.
         requests (`Sequence[str | list[dict]]`):
-            What is asked before turn 2, turn 3, and so on.
+            What is asked before turn 2, turn 3, and so on. A row's own correction prompt goes before a single one.
         budgets (`Sequence[int]`):
-            Most tokens of each turn.
+            Most tokens of each turn, where a row has no number of its own.
         is_chat (`bool`):
             Whether prompts are chat messages.
         do_sample (`bool`):
@@ -92,18 +99,17 @@ class TurnSampler:
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self.requests = tuple(requests)
         self.budgets = tuple(budgets)
+        self._is_chat = is_chat
         self._template_kwargs = chat_template_kwargs
-        self._corrections = [
-            audit_template(request, tokenizer, chat_template_kwargs) if is_chat else text_correction(request, tokenizer)
-            for request in requests
-        ]
+        self._corrections: dict[str, Correction] = {}
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         if pad_token_id is None:
             raise ValueError("The tokenizer has neither a pad token nor an end token, got None for both. Set one.")
         self._engine = TransformersEngine(
             model,
-            stop_ids=stop_ids(model, tokenizer, self._corrections[0].closing_ids),
+            stop_ids=stop_ids(model, tokenizer, self._correction(requests[0]).closing_ids),
             pad_token_id=int(pad_token_id),
             do_sample=do_sample,
             sampling_kwargs={"temperature": temperature, **_PLAIN_SAMPLING},
@@ -123,28 +129,55 @@ class TurnSampler:
             `SampledTurns`: ids and texts.
 
         Raises:
-            `ValueError`: If all turns may not fit into the model's context.
+            `ValueError`: If all turns of a row may not fit into the model's context.
         """
         prompt_ids = tokenize_prompts(rows["prompt"], self.tokenizer, self._template_kwargs)
-        self._check_context(max(map(len, prompt_ids)))
+        corrections, budgets = self._row_corrections(rows), self._row_budgets(rows)
+        self._check_context(prompt_ids, corrections, budgets)
         with torch.random.fork_rng(), _evaluation_mode(self.model):
             torch.manual_seed(random.Random(str(seed)).getrandbits(63))
-            timed = roll_out_turns(prompt_ids, self._corrections, self._engine, self.budgets)
+            timed = roll_out_turns(prompt_ids, corrections, self._engine, budgets)
         texts = [
             self.tokenizer.batch_decode([turn.token_ids for turn in turns], skip_special_tokens=True)
             for turns in timed.turns
         ]
         return SampledTurns(prompt_ids, timed.turns, timed.correction_ids, texts)
 
-    def _check_context(self, longest_prompt: int) -> None:
-        context = context_length(self.model.config)
-        room = sum(self.budgets) + sum(map(len, self._corrections))
-        if context is not None and longest_prompt + room > context:
-            raise ValueError(
-                f"A prompt of {longest_prompt} tokens leaves no room for {len(self.budgets)} turns and what is asked "
-                f"between them ({room} tokens) in the model's context of {context}. Filter long prompts out, or lower "
-                "`max_completion_length`."
+    def _correction(self, request: str | list[Message]) -> Correction:
+        key = json.dumps(request)
+        if key not in self._corrections:
+            self._corrections[key] = (
+                audit_template(request, self.tokenizer, self._template_kwargs)
+                if self._is_chat
+                else text_correction(request, self.tokenizer)
             )
+        return self._corrections[key]
+
+    def _row_corrections(self, rows: dict[str, list[Any]]) -> list[list[Correction]]:
+        own = [None] * len(rows["prompt"])
+        if len(self.requests) == 1:  # a row asks to look again, and knows nothing of a critique
+            own = rows.get(CORRECTION_COLUMN, own)
+        return [[self._correction(of_row or request) for of_row in own] for request in self.requests]
+
+    def _row_budgets(self, rows: dict[str, list[Any]]) -> list[list[int]]:
+        columns = [BUDGET_COLUMNS[min(turn, 1)] for turn in range(len(self.budgets))]
+        return [
+            [of_row or budget for of_row in rows.get(column, [None] * len(rows["prompt"]))]
+            for column, budget in zip(columns, self.budgets, strict=True)
+        ]
+
+    def _check_context(
+        self, prompt_ids: list[list[int]], corrections: list[list[Correction]], budgets: list[list[int]]
+    ) -> None:
+        context = context_length(self.model.config)
+        for row, ids in enumerate(prompt_ids):
+            room = sum(of_turn[row] for of_turn in budgets) + sum(len(request[row]) for request in corrections)
+            if context is not None and len(ids) + room > context:
+                raise ValueError(
+                    f"A prompt of {len(ids)} tokens leaves no room for {len(budgets)} turns and what is asked between "
+                    f"them ({room} tokens) in the model's context of {context}. Filter long prompts out, or lower "
+                    "`max_completion_length`."
+                )
 
 
 def row_batches(dataset: Any, batch_size: int) -> Iterator[dict[str, list[Any]]]:
