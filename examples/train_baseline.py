@@ -26,7 +26,6 @@ import trl
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset
-from rich.console import Console
 from train_score import (
     EMBEDDED,
     METRICS,
@@ -54,6 +53,7 @@ from trl_score.baselines.single_turn import check_single_turn, single_turn_train
 from trl_score.callbacks import TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
+from trl_score.evaluation_tables import print_self_correction_tables
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
@@ -330,7 +330,9 @@ def report(method: Method, task: Task, spent: Spent, seconds_training: float) ->
         },
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    print_summary(method, summary, folder)
+    rows = {"base": summary["base"], method.name: summary["trained"]}
+    print_self_correction_tables(rows, num_problems=len(task.problems))
+    print(f"{spent.answers} answers, {spent.updates} updates. Numbers: {folder / 'summary.json'}")
 
 
 def evaluate_refined(task: Task) -> dict[str, Evaluation]:
@@ -365,16 +367,6 @@ def write_records(path: Path, evaluation: Evaluation) -> None:
     has_critiques = isinstance(evaluation, SelfRefineEvaluation)
     records = evaluation.record_dicts() if has_critiques else [record.as_dict() for record in evaluation.records]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
-
-
-def print_summary(method: Method, summary: dict[str, Any], folder: Path) -> None:
-    """Prints the figures of base and result."""
-    console = Console()
-    for name, label in (("base", "base"), ("trained", method.name)):
-        for decoding, metrics in summary[name].items():
-            values = (f"{metric} {100 * metrics[metric]['value']:.1f}" for metric in METRICS[:5])
-            console.print(f"{label}, {decoding}: {', '.join(values)}")
-    console.print(f"{summary['samples']} answers, {summary['updates']} updates. Numbers: {folder / 'summary.json'}")
 
 
 def make_parser() -> TrlParser:

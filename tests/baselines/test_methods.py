@@ -62,3 +62,12 @@ def test_an_unknown_method_is_answered_with_the_nearest_names():
         find_method("xyz")
     with pytest.raises(ValueError, match=r"got None. There are base"):
         find_method(None)
+
+
+def test_the_page_has_the_table_of_methods():
+    page = (Path(__file__).parents[2] / "docs" / "baselines.md").read_text()
+    section = page.split("## Methods\n")[1].split("\n## ")[0]
+    lines = [
+        line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| `") and "--" not in line
+    ]
+    assert lines == [[f"`{method.name}`", method.summary, method.source] for method in METHODS.values()]
