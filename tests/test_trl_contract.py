@@ -16,11 +16,14 @@ from typing import Any
 import pytest
 import torch
 import trl
+from accelerate import Accelerator
 from score_runs import addition_dataset, odd_length
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RewardTrainer
+from trl.generation.vllm_generation import VLLMGeneration
 
 from trl_score import trl_compat
+from trl_score.score.engines import VLLMEngine
 from trl_score.score.score_trainer import SCoReTrainer
 
 PACKAGE = Path(trl_compat.__file__).parent
@@ -234,6 +237,72 @@ def test_other_attributes(watched):
     assert isinstance(watched._name, str) and isinstance(watched._tag_names, list)
 
 
+def test_metrics_lie_where_they_are_replaced(watched):
+    assert isinstance(watched._metrics["train"], dict), breach("_metrics", repr(watched._metrics))
+    watched._metrics["eval"]["a new key"].append(1.0)
+    assert watched._metrics["eval"].pop("a new key") == [1.0]
+
+
+# TRL's object for vLLM. Its server mode needs no vLLM here: the client alone is a stand-in.
+
+
+def vllm_breach(name: str, found: str) -> str:
+    return f"TRL {trl.__version__}: trl_score counts on VLLMGeneration.{name}, found {found}."
+
+
+def test_vllm_object_has_what_we_read_and_set():
+    stored = set(re.findall(r"self\.(\w+) = ", inspect.getsource(VLLMGeneration)))
+    missing = set(trl_compat.VLLM_ATTRIBUTES) - stored
+    assert not missing, vllm_breach(", ".join(sorted(missing)), "no such attribute")
+    parameters = list(inspect.signature(VLLMGeneration.generate).parameters)
+    assert parameters[:4] == ["self", "prompts", "images", "num_generations"], vllm_breach("generate", str(parameters))
+    # A missing sync would be found by no other test without vLLM: TRL brings the weights before it asks for rollouts.
+    source = inspect.getsource(GRPOTrainer._generate)
+    assert re.search(r"global_step != self\._last_loaded_step.*sync_weights.*self\.rollout_func\(", source, re.DOTALL)
+
+
+class ClientStandIn:
+    """Answers as TRL's client of a vLLM server does."""
+
+    def generate(self, prompts: list[list[int]], features: None, **sampling: Any) -> dict[str, Any]:
+        self.sampling = sampling
+        rows = [[token + 1 for token in prompt][: sampling["max_tokens"]] for prompt in prompts]
+        logprobs = [[[-0.5] for _ in row] for row in rows]
+        return {"prompt_ids": prompts, "completion_ids": rows, "logprobs": logprobs, "logprob_token_ids": None}
+
+
+@pytest.mark.parametrize("do_sample", [True, False])
+def test_vllm_object_asks_for_what_our_engine_sets(do_sample):
+    backend = object.__new__(VLLMGeneration)
+    vars(backend).update(
+        {"mode": "server", "accelerator": Accelerator(cpu=True), "vllm_client": ClientStandIn(), "logprobs": 0},
+        temperature=0.7,
+        top_p=0.9,
+        top_k=5,
+        min_p=None,
+        repetition_penalty=1.1,
+        max_completion_length=99,
+        structured_outputs_regex=None,
+        generation_kwargs={"frequency_penalty": 0.5},
+    )
+    turns = VLLMEngine(backend, stop_ids=[9], do_sample=do_sample)([[7, 8, 1], [3, 4]], [3, 1])
+    assert [turn.token_ids for turn in turns] == [[8, 9], [4]]
+    assert [turn.logprobs for turn in turns] == ([[-0.5, -0.5], [-0.5]] if do_sample else [[None, None], [None]])
+    shaping = (
+        {"temperature": 0.7, "top_p": 0.9, "top_k": 5} if do_sample else {"temperature": 0.0, "top_p": 1.0, "top_k": 0}
+    )
+    assert backend.vllm_client.sampling == {
+        **shaping,
+        "min_p": 0.0,
+        "n": 1,
+        "max_tokens": 3,
+        "logprobs": 0,
+        "repetition_penalty": 1.1,
+        "structured_outputs_regex": None,
+        "generation_kwargs": {"frequency_penalty": 0.5, "stop_token_ids": [9]},
+    }
+
+
 # Where private names stand
 
 
@@ -315,8 +384,8 @@ def test_public_attributes_that_we_read_exist(watched):
     own = {name for cls in (SCoReTrainer, trl_compat.GRPOSeams, trl_compat.RewardSeams) for name in vars(cls)}
     for path in (COMPAT, TRAINER):
         read = attributes(path, base="self") - stored_attributes(path) - own
-        # Set up only where a run needs them: a loop for async rewards, continuous batching.
-        read -= {"async_loop", "continuous_batching_config"}
+        # Set up only where a run needs them: a loop for async rewards, continuous batching, vLLM.
+        read -= {"async_loop", "continuous_batching_config", "vllm_generation"}
         missing = {name for name in read if name not in dir(watched)}
         assert not missing, f"TRL {trl.__version__}: GRPOTrainer has no {sorted(missing)}, read in {path.name}."
 

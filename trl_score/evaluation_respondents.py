@@ -15,6 +15,7 @@ import torch
 from trl_score.evaluation_settings import EvaluationSettings
 from trl_score.evaluation_turns import AnsweredTurn, Rows
 from trl_score.records import CORRECTION_COLUMN, GeneratedTurn, Message
+from trl_score.score.engines import TransformersEngine
 from trl_score.score.prompts import (
     Correction,
     audit_template,
@@ -22,7 +23,7 @@ from trl_score.score.prompts import (
     text_correction,
     tokenize_prompts,
 )
-from trl_score.score.rollout import TransformersEngine, roll_out_turns
+from trl_score.score.rollout import roll_out_turns
 
 if TYPE_CHECKING:
     from datasets import Dataset

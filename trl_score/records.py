@@ -59,6 +59,9 @@ class GeneratedTurn:
             at once wrote the end token.
         truncated (`bool`):
             Whether the length budget ended the turn, and not the model.
+        logprobs (`list[float | None]`, *optional*):
+            For each id the log-probability, in nats, that the engine sampled it with; `None` for one that the engine
+            cannot say. Engines that sample from the trainer's own model give no list.
 
     Example:
 
@@ -71,6 +74,7 @@ class GeneratedTurn:
 
     token_ids: list[int]
     truncated: bool
+    logprobs: list[float | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -120,3 +124,21 @@ class Rollout:
         """`list[int]`: T numbers: 1 and 2 where the policy wrote the token in that turn, 0 where it did not."""
         turn_1 = 0 if self.is_turn_1_offline else 1
         return [turn_1] * len(self.turn_1.token_ids) + [0] * len(self.correction_ids) + [2] * len(self.turn_2.token_ids)
+
+    @property
+    def logprobs(self) -> list[float | None] | None:
+        """
+        `list[float | None]`: T log-probabilities as the engine sampled, 0 where the policy did not write the token.
+        `None` if the engine gives none.
+        """
+        if self.turn_2.logprobs is None:
+            return None
+        turn_1 = self.turn_1.logprobs
+        if self.is_turn_1_offline:
+            turn_1 = [0.0] * len(self.turn_1.token_ids)
+        if turn_1 is None:
+            raise ValueError(
+                "Both turns come from one engine, got log-probabilities of turn 2 and none of turn 1. An engine gives "
+                "them for all turns or for none."
+            )
+        return [*turn_1, *[0.0] * len(self.correction_ids), *self.turn_2.logprobs]

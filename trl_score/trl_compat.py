@@ -8,13 +8,13 @@ every override calls `super()` and edits what comes back.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from copy import deepcopy
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from torch import nn
 from trl import GRPOTrainer, RewardTrainer
 from trl.chat_template_utils import parse_response
+from trl.import_utils import is_vllm_available as is_vllm_available
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import (
@@ -38,7 +38,8 @@ from trl.trainer.utils import (
 )
 
 from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
-from trl_score.score.rollout import GenerateTurn, TransformersEngine, cut_at_stop, decoding_kwargs
+from trl_score.score.engines import ContinuousBatchingEngine, TransformersEngine, VLLMEngine
+from trl_score.score.rollout import GenerateTurn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,12 +62,28 @@ PRIVATE_NAMES: dict[str, str] = {
 PRIVATE_ATTRIBUTES: dict[str, str] = {
     "_tokenizer": "the tokenizer, also where the processing class is a processor",
     "_dist": "has summon_full_params(model, recurse=...)",
+    "_metrics": "mode -> key -> one value per rollout batch since the last log, a defaultdict of lists",
+    "_last_loaded_step": "the step whose weights vLLM has; exists where `use_vllm` is set",
     "_logs": "what the completions table is made of; ['extra'] holds the columns of log_extra",
     "_tag_names": "tags of the model card",
     "_name": "the method's name in the model card",
     "_paper": "the method's paper in the model card: title, id, citation",
 }
 """Attributes of a GRPOTrainer instance that this file reads or sets."""
+
+VLLM_ATTRIBUTES: dict[str, str] = {
+    "mode": "'colocate' or 'server'",
+    "enable_sleep_mode": "whether a colocated vLLM is put to sleep after each call",
+    "llm": "the colocated vLLM, with wake_up(tags=...) and sleep(level=...)",
+    "_llm_weights_sleeping": "whether its weights are gone, so that the next call brings them",
+    "temperature": "read at each call, as the next five are",
+    "top_p": "a number",
+    "top_k": "a number, 0 for none",
+    "min_p": "a number or None",
+    "max_completion_length": "most tokens of a call",
+    "generation_kwargs": "a dict of further sampling parameters, which has the last word",
+}
+"""Attributes of TRL's VLLMGeneration that this file and `VLLMEngine` read or set."""
 
 
 class LogProbs(NamedTuple):
@@ -167,7 +184,7 @@ class GRPOSeams(GRPOTrainer):
         return {
             "prompt_ids": [rollout.prompt_ids for rollout in rollouts],
             "completion_ids": [rollout.completion_ids for rollout in rollouts],
-            "logprobs": None,
+            "logprobs": [rollout.logprobs for rollout in rollouts] if self.use_vllm else None,
             "env_mask": [[int(turn > 0) for turn in rollout.turn_of_token] for rollout in rollouts],
         }
 
@@ -285,7 +302,7 @@ class GRPOSeams(GRPOTrainer):
     @contextmanager
     def generation_engine(self, *, do_sample: bool) -> Iterator[GenerateTurn]:
         """
-        Opens the generation engine for one rollout batch: the weights are gathered once for both turns.
+        Opens the generation engine for one rollout batch: the weights are made ready once for both turns.
 
         Args:
             do_sample (`bool`):
@@ -294,6 +311,15 @@ class GRPOSeams(GRPOTrainer):
         Yields:
             `GenerateTurn`: the engine.
         """
+        if self.use_vllm:
+            with _awake(self.vllm_generation):
+                yield VLLMEngine(
+                    self.vllm_generation,
+                    stop_ids=self.eos_token_ids,
+                    do_sample=do_sample,
+                    largest=self._largest_of_all_processes,
+                )
+            return
         gathering = unwrap_model_for_generation(
             self.model_wrapped,
             self.accelerator,
@@ -303,37 +329,49 @@ class GRPOSeams(GRPOTrainer):
         with ExitStack() as stack:
             model = stack.enter_context(gathering)
             stack.enter_context(self._dist.summon_full_params(self.model_wrapped, recurse=False))
-            if self.use_transformers_continuous_batching:
-                yield self._continuous_batching_engine(model, do_sample)
-            else:
-                yield TransformersEngine(
-                    cast("PreTrainedModel", model),
-                    stop_ids=self.eos_token_ids,
-                    pad_token_id=self._tokenizer.pad_token_id,
-                    do_sample=do_sample,
-                    sampling_kwargs=_sampling_kwargs(self.generation_kwargs),
-                )
+            yield self._transformers_engine(cast("PreTrainedModel", model), do_sample)
 
-    def _continuous_batching_engine(self, model: Any, do_sample: bool) -> GenerateTurn:
-        def generate(prompt_ids: Sequence[list[int]], max_new_tokens: Sequence[int]) -> list[GeneratedTurn]:
-            config = _with_decoding(self.generation_config, do_sample, max(max_new_tokens))
-            config.eos_token_id = self.eos_token_ids
-            was_training = model.training
-            with torch.no_grad():
-                outputs = model.generate_batch(
-                    list(prompt_ids),
-                    generation_config=config,
-                    continuous_batching_config=self.continuous_batching_config,
-                    progress_bar=False,
-                )
-            model.train(was_training)
-            stop_ids = frozenset(self.eos_token_ids)
-            return [
-                cut_at_stop(output.generated_tokens, stop_ids, budget)
-                for output, budget in zip(outputs.values(), max_new_tokens, strict=True)
-            ]
+    def _transformers_engine(self, model: "PreTrainedModel", do_sample: bool) -> GenerateTurn:
+        if self.use_transformers_continuous_batching:
+            return ContinuousBatchingEngine(
+                model,
+                stop_ids=self.eos_token_ids,
+                do_sample=do_sample,
+                generation_config=self.generation_config,
+                batching_config=self.continuous_batching_config,
+            )
+        return TransformersEngine(
+            model,
+            stop_ids=self.eos_token_ids,
+            pad_token_id=self._tokenizer.pad_token_id,
+            do_sample=do_sample,
+            sampling_kwargs=_sampling_kwargs(self.generation_kwargs),
+        )
 
-        return generate
+    def _largest_of_all_processes(self, num_prompts: int, budget: int) -> tuple[int, int]:
+        if self.accelerator.num_processes == 1:
+            return num_prompts, budget
+        own = torch.tensor([[num_prompts, budget]], device=self.accelerator.device)
+        largest = self.accelerator.gather(own).amax(dim=0)
+        return int(largest[0]), int(largest[1])
+
+    def replace_sampling_metrics(self, metrics: dict[str, float]) -> None:
+        """Logs `metrics` in the place of the `sampling/*` keys that TRL logged of the batch just made."""
+        logged = self._metrics[self.mode]
+        for key in [key for key in logged if key.startswith("sampling/")]:
+            logged[key].pop()
+            if not logged[key]:
+                del logged[key]
+        for key, value in metrics.items():
+            logged[key].append(value)
+
+    def forget_engine_weights(self) -> None:
+        """
+        Has the weights brought to vLLM before the next rollout. TRL brings them when the step has changed, but they
+        change without one too: when training begins anew, and when the best checkpoint is loaded at its end.
+        """
+        if self.use_vllm:
+            self._last_loaded_step = -1
 
     def use_reference(self, reference: nn.Module) -> None:
         """
@@ -360,10 +398,27 @@ def _sampling_kwargs(generation_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in generation_kwargs.items() if name not in own}
 
 
-def _with_decoding(config: Any, do_sample: bool, max_new_tokens: int) -> Any:
-    config = deepcopy(config)
-    config.update(**decoding_kwargs(do_sample, {}), max_new_tokens=max_new_tokens)
-    return config
+@contextmanager
+def _awake(vllm_generation: Any) -> Iterator[None]:
+    """
+    Keeps a colocated vLLM awake over both turns.
+
+    With sleep mode TRL puts it to sleep after each call, and its weights and prefix cache are lost: turn 2 would bring
+    the weights again and compute prompt and turn 1 again.
+    """
+    if vllm_generation.mode != "colocate" or not vllm_generation.enable_sleep_mode:
+        yield
+        return
+    if vllm_generation._llm_weights_sleeping:
+        vllm_generation.sync_weights()
+    vllm_generation.llm.wake_up(tags=["kv_cache"])
+    vllm_generation.enable_sleep_mode = False
+    try:
+        yield
+    finally:
+        vllm_generation.enable_sleep_mode = True
+        vllm_generation.llm.sleep(level=2)
+        vllm_generation._llm_weights_sleeping = True
 
 
 def _parses_responses(tokenizer: Any) -> bool:

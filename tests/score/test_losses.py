@@ -213,6 +213,23 @@ def test_a_row_without_any_learned_token_gives_zero():
     assert loss.per_token_loss.abs().sum().item() == gradient.abs().sum().item() == 0.0
 
 
+def test_importance_weights_scale_each_tokens_policy_gradient_and_not_its_kl():
+    logps = tensor(-1.0, -2.0, -9.0, -1.0, 0.0, requires_grad=True)
+    loss = score_loss(
+        logps,
+        logps.detach(),
+        tensor(3.0, 3.0, 5.0, -2.0, 5.0),
+        TURNS,
+        importance_weights=tensor(2.0, 0.0, 7.0, 0.5, 7.0),
+        ref_per_token_logps=tensor(-1.5, -2.0, 0.0, -1.0, 0.0),
+        kl_coefficients=tensor(4.0, 4.0, 4.0, 4.0, 4.0),
+    )
+    # -w A, and 4 * 0.5^2 / 2 for the first token's KL.
+    assert loss.per_token_loss.tolist() == [[-6.0 + 0.5, 0.0, 0.0, 1.0, 0.0]]
+    loss.per_token_loss.sum().backward()
+    assert logps.grad.tolist() == [[-6.0 + 2.0, 0.0, 0.0, 1.0, 0.0]]
+
+
 def test_coefficients_without_a_reference_are_refused():
     with pytest.raises(ValueError, match="`kl_coefficients` need `ref_per_token_logps`, got None"):
         score_loss(tensor(0.0), tensor(0.0), tensor(0.0), torch.tensor([[1]]), kl_coefficients=tensor(1.0))

@@ -8,8 +8,9 @@ from local_models import CHAT_KINDS, FAMILIES, KINDS
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trl_score.records import GeneratedTurn
+from trl_score.score.engines import TransformersEngine
 from trl_score.score.prompts import Correction, audit_template, text_correction, tokenize_prompts
-from trl_score.score.rollout import TransformersEngine, cut_at_stop, decoding_kwargs, roll_out_turns, roll_out_two_turns
+from trl_score.score.rollout import roll_out_turns, roll_out_two_turns
 
 BUDGETS = (24, 16)
 CORRECTION = Correction(closing_ids=[9], request_ids=[70, 71])
@@ -237,40 +238,7 @@ def test_one_entry_per_prompt_is_needed():
         roll_out_two_turns([[1], [2]], CORRECTION, ScriptedEngine([]), (2, 2), offline_turns_1=[[40]])
 
 
-# Cutting at a stop token
-
-
-@pytest.mark.parametrize(
-    ("ids", "expected"),
-    [
-        ([4, 5, 2, 0, 0], GeneratedTurn([4, 5, 2], False)),
-        ([4, 3, 5, 2], GeneratedTurn([4, 3], False)),  # any stop token, the first that comes
-        ([2, 2, 2], GeneratedTurn([2], False)),  # the pad token may be a stop token too
-        ([4, 5, 6], GeneratedTurn([4, 5, 6], True)),
-        ([4, 5, 6, 2], GeneratedTurn([4, 5, 6, 2], False)),  # ended by itself in its last token
-    ],
-)
-def test_cut_at_the_first_stop_token(ids, expected):
-    assert cut_at_stop(ids, frozenset({2, 3})) == expected
-
-
 # Decoding settings
-
-
-def test_sampling_keeps_its_settings():
-    assert decoding_kwargs(True, {"temperature": 0.7, "top_k": 0}) == {
-        "temperature": 0.7,
-        "top_k": 0,
-        "do_sample": True,
-    }
-
-
-def test_greedy_decoding_neutralises_what_shapes_the_distribution_and_keeps_the_rest():
-    kwargs = {"temperature": 0.7, "top_p": 0.9, "top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "do_sample": True}
-    greedy = decoding_kwargs(False, kwargs)
-    assert greedy["do_sample"] is False
-    assert (greedy["temperature"], greedy["top_p"], greedy["repetition_penalty"]) == (1.0, 1.0, 1.1)
-    assert "min_p" not in greedy
 
 
 def test_models_own_generation_config_does_not_change_greedy_decoding(families):

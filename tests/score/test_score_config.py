@@ -221,7 +221,6 @@ def test_values_that_make_no_sense_are_refused(config, kwargs, message):
         ({"scale_rewards": True}, "cancels alpha"),
         ({"multi_objective_aggregation": "normalize_then_sum"}, "cancels alpha"),
         ({"sync_ref_model": True}, "one frozen model"),
-        ({"use_vllm": True}, "vLLM"),
         ({"delta": 2.0}, "two-sided clipping"),
         ({"top_entropy_quantile": 0.2}, "token sum"),
         ({"entropy_coef": 0.01}, "no entropy bonus"),
@@ -232,6 +231,27 @@ def test_options_of_grpo_that_score_cannot_honour_are_refused(config, kwargs, re
     (name,) = kwargs
     with pytest.raises(ValueError, match=rf"`{name}=.*` is not supported by SCoRe: .*{reason}.* Leave it at"):
         config(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"vllm_mode": "local"}, "`vllm_mode` must be one of 'colocate', 'server', got 'local'"),
+        ({"vllm_importance_sampling_mode": "token"}, "must be one of 'token_truncate', .* got 'token'"),
+        ({"use_transformers_continuous_batching": True}, "One engine generates, got both"),
+        ({"vllm_mode": "server", "vllm_enable_sleep_mode": True}, "Start the server with it, and leave it at False"),
+        ({"vllm_mode": "server", "vllm_tensor_parallel_size": 2}, "Start the server with it, and leave it at 1"),
+        ({"generation_kwargs": {"seed": 1}}, "must not set 'seed' with vLLM, got 1: all rollouts .* the same"),
+        ({"generation_kwargs": {"stop": ["."]}}, "must not set 'stop' with vLLM"),
+        ({"generation_kwargs": {"max_tokens": 5}}, "must not set 'max_tokens' with vLLM, got 5: each turn has its own"),
+        ({"generation_kwargs": {"temperature": 0.5}}, "set `temperature` itself"),
+    ],
+)
+def test_what_cannot_be_had_of_vllm_is_refused(config, kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        config(use_vllm=True, **kwargs)
+    if "generation_kwargs" in kwargs or "vllm_mode" in kwargs:
+        config(**kwargs)  # without vLLM nobody reads them
 
 
 def test_adaptive_entropy_is_refused(config):

@@ -17,6 +17,7 @@ import torch
 
 from trl_score.evaluation import stop_ids
 from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN, Completion, GeneratedTurn, Message, RewardFunc
+from trl_score.score.engines import TransformersEngine
 from trl_score.score.preflight import context_length
 from trl_score.score.prompts import (
     Correction,
@@ -25,7 +26,7 @@ from trl_score.score.prompts import (
     text_correction,
     tokenize_prompts,
 )
-from trl_score.score.rollout import TransformersEngine, roll_out_turns
+from trl_score.score.rollout import roll_out_turns
 from trl_score.score.turn_rewards import TurnContext, TurnReward
 
 if TYPE_CHECKING:

@@ -201,11 +201,12 @@ def score_loss(
     ref_per_token_logps: torch.Tensor | None = None,
     kl_coefficients: torch.Tensor | None = None,
     kl_estimator: Literal["k2", "k3"] = "k2",
+    importance_weights: torch.Tensor | None = None,
 ) -> SCoReLoss:
     """
     The policy-gradient loss of both turns, clipped, plus the KL term where the KL is not in the reward.
 
-    loss_t = -min(ratio_t A_t, clip(ratio_t, 1 - epsilon_low, 1 + epsilon_high) A_t) + beta_t KL_t
+    loss_t = -w_t min(ratio_t A_t, clip(ratio_t, 1 - epsilon_low, 1 + epsilon_high) A_t) + beta_t KL_t
 
     On-policy (`old_per_token_logps` equal to `per_token_logps` detached) its gradient is -A_t grad log pi_t, which is
     REINFORCE, the paper's policy gradient (equation 2).
@@ -231,6 +232,9 @@ def score_loss(
             Each token's beta. Leave out where the KL is in the reward.
         kl_estimator (`str`, *optional*, defaults to `"k2"`):
             See `per_token_kl`.
+        importance_weights (`torch.Tensor` of shape `(B, T)`, *optional*):
+            Each token's w, from `importance.importance_weights`, where an engine sampled by other numbers than the
+            trainer's. 1 by default. As in TRL, the KL term is not weighed.
 
     Returns:
         `SCoReLoss`: per-token losses and clip marks.
@@ -262,6 +266,8 @@ def score_loss(
     unclipped = ratio * advantages
     clipped = torch.clamp(ratio, 1.0 - epsilon_low, 1.0 + epsilon_high) * advantages
     per_token_loss = torch.where(is_learned, -torch.min(unclipped, clipped), 0.0)
+    if importance_weights is not None:
+        per_token_loss = per_token_loss * importance_weights
     if kl_coefficients is not None and ref_per_token_logps is not None:
         ref_per_token_logps = torch.where(is_learned, ref_per_token_logps, 0.0)
         kl = per_token_kl(per_token_logps, ref_per_token_logps, kl_estimator)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from trl_score import trl_compat
 from trl_score.records import SCORE_CONFIG_FILE, ChecksDataset, Message, Prompt
 from trl_score.score.prompts import (
     Correction,
@@ -19,7 +20,8 @@ from trl_score.score.row_settings import SETTING_COLUMNS, RowSetting
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-    from transformers import PretrainedConfig, PreTrainedTokenizerBase
+    from peft import PeftConfig, PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from trl_score.score.score_config import SCoReConfig
 
@@ -100,6 +102,43 @@ def check_rewards(reward_funcs: Any, dataset: "Dataset | IterableDataset") -> No
             func.check_dataset(dataset)
 
 
+def check_engine(
+    args: "SCoReConfig", model: "str | PreTrainedModel | PeftModel", peft_config: "PeftConfig | None" = None
+) -> None:
+    """
+    Checks that the generation engine that a configuration asks for can run here.
+
+    Args:
+        args ([`SCoReConfig`]):
+            The configuration.
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The policy.
+        peft_config ([`~peft.PeftConfig`], *optional*):
+            The adapter to train.
+
+    Raises:
+        `ImportError`: If it is vLLM, which is not installed.
+        `ValueError`: If vLLM could not load the model, or its adapter cannot be merged into the weights.
+    """
+    if not args.use_vllm:
+        return
+    if not trl_compat.is_vllm_available():
+        raise ImportError(
+            "`use_vllm=True` needs vLLM, which is not installed in this environment: `pip install 'trl[vllm]'`, or set "
+            "`use_vllm=False`."
+        )
+    if args.vllm_mode == "colocate" and not isinstance(model, str) and not model.name_or_path:
+        raise ValueError(
+            "vLLM loads the model itself, from a folder or the Hub, got a model in memory with an empty "
+            "`name_or_path`. Save it with its tokenizer and pass the folder, or use `vllm_mode='server'`."
+        )
+    if peft_config is not None and peft_config.is_prompt_learning:
+        raise ValueError(
+            f"vLLM is brought the weights with the adapter merged into them, got {type(peft_config).__name__}, which "
+            "cannot be merged. Use LoRA, or `use_vllm=False`."
+        )
+
+
 def read_correction(
     correction_prompt: str | list[Message], is_chat: bool, args: "SCoReConfig", tokenizer: "PreTrainedTokenizerBase"
 ) -> Correction:
@@ -152,7 +191,7 @@ def check_context(
     Raises:
         `ValueError`: If a rollout may be longer than the context.
     """
-    context = context_length(model_config)
+    context, whose = context_of_run(model_config, args)
     if context is None:
         return
     prompts_with_room: dict[int, list[Prompt]] = {}
@@ -165,11 +204,31 @@ def check_context(
         budgets, correction = setting_with_room[room].budgets, setting_with_room[room].correction
         if prompt_length + room > context:
             raise ValueError(
-                f"A rollout must fit into the model's context of {context} tokens, got up to {prompt_length + room}: "
+                f"A rollout must fit into {whose} of {context} tokens, got up to {prompt_length + room}: "
                 f"prompt {prompt_length} + turn 1 {budgets[0]} + correction prompt {len(correction)} + turn 2 "
                 f"{budgets[1]}. Lower `max_completion_length` (or `max_completion_length_t1` and `_t2`, of the run or "
                 "of the row), or shorten the prompts."
             )
+
+
+def context_of_run(model_config: "PretrainedConfig", args: "SCoReConfig") -> tuple[int | None, str]:
+    """
+    Gives the longest sequence that the model, and vLLM in the trainer's process, can take.
+
+    Args:
+        model_config ([`~transformers.PretrainedConfig`]):
+            The model's configuration.
+        args ([`SCoReConfig`]):
+            The configuration.
+
+    Returns:
+        `tuple[int | None, str]`: tokens, `None` where neither says, and whose limit it is, for a message.
+    """
+    of_model = context_length(model_config)
+    of_vllm = args.vllm_max_model_length if args.use_vllm and args.vllm_mode == "colocate" else None
+    if of_vllm is not None and (of_model is None or of_vllm < of_model):
+        return of_vllm, "vLLM's context (`vllm_max_model_length`)"
+    return of_model, "the model's context"
 
 
 def context_length(model_config: "PretrainedConfig") -> int | None:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from trl import GRPOConfig
 
+from trl_score.score.importance import IMPORTANCE_MODES
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
 
 _STAGES = ("1", "2", "both")
@@ -32,13 +33,28 @@ _REFUSED: tuple[tuple[str, Any, str], ...] = (
         False,
         "k1 needs no correction, k2's on-policy gradient is right, and k3 is there to compare as it is",
     ),
-    ("use_vllm", False, "two-turn rollouts through vLLM are not built yet; generation runs through transformers"),
     ("delta", None, "two-sided clipping is not defined for per-turn advantages here"),
     ("top_entropy_quantile", 1.0, "leaving low-entropy tokens out would break each turn's token sum"),
     ("entropy_coef", 0.0, "SCoRe's objective has no entropy bonus"),
     ("use_adaptive_entropy", False, "SCoRe's objective has no entropy bonus"),
     ("off_policy_mask_threshold", None, "it masks whole sequences by one KL for both turns together"),
 )
+
+# Fields of `generation_kwargs` that each turn sets, or that would break what is made of a turn.
+_KWARGS_SET_HERE = ("max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "num_return_sequences")
+_KWARGS_REFUSED_WITH_VLLM = {
+    "max_tokens": "each turn has its own budget, from `max_completion_length_t1` and `_t2`",
+    "n": "each rollout is asked for by itself",
+    "stop": "a turn ends with a token, and a text that stops it would leave it without one",
+    "stop_token_ids": "the end of a turn is read off the tokenizer and the chat template",
+    "ignore_eos": "a turn that goes on after its end cannot be continued",
+    "logprobs": "the importance weights are made of the sampled tokens' own",
+    "prompt_logprobs": "nothing reads them, and vLLM would not use its prefix cache",
+    "truncate_prompt_tokens": "turn 2 must see all of turn 1",
+    "seed": "all rollouts of a prompt would be the same",
+    "temperature": "the trainer's log-probabilities would be at another one; set `temperature` itself",
+}
+_VLLM_MODES = ("colocate", "server")
 
 
 @dataclass
@@ -277,6 +293,8 @@ class SCoReConfig(GRPOConfig):
             )
         super().__post_init__()  # type: ignore[no-untyped-call]
         self._check_refused()
+        if self.use_vllm:
+            self._check_vllm()
 
     @property
     def needs_reference(self) -> bool:
@@ -354,11 +372,36 @@ class SCoReConfig(GRPOConfig):
                 raise ValueError(
                     f"`{name}={self.__dict__[name]!r}` is not supported by SCoRe: {reason}. Leave it at {off!r}."
                 )
-        for name in ("max_new_tokens", "do_sample", "eos_token_id", "pad_token_id", "num_return_sequences"):
+        for name in _KWARGS_SET_HERE:
             if isinstance(self.generation_kwargs, dict) and name in self.generation_kwargs:
                 raise ValueError(
                     f"`generation_kwargs` must not set {name!r}, got {self.generation_kwargs[name]!r}: SCoRe sets it "
                     "for each turn, from `max_completion_length_t1` and `_t2`, `eval_do_sample` and the tokenizer."
+                )
+
+    def _check_vllm(self) -> None:
+        for name, choices in (("vllm_mode", _VLLM_MODES), ("vllm_importance_sampling_mode", IMPORTANCE_MODES)):
+            value = self.__dict__[name]
+            if value not in choices:
+                raise ValueError(f"`{name}` must be one of {', '.join(map(repr, choices))}, got {value!r}.")
+        if self.use_transformers_continuous_batching:
+            raise ValueError(
+                "One engine generates, got both `use_vllm=True` and `use_transformers_continuous_batching=True`. Set "
+                "one of them."
+            )
+        in_process = (("vllm_tensor_parallel_size", 1), ("vllm_enable_sleep_mode", False))
+        for name, off in in_process if self.vllm_mode == "server" else ():
+            if self.__dict__[name] != off:
+                raise ValueError(
+                    f"`{name}={self.__dict__[name]!r}` is of a vLLM in the trainer's process, and `vllm_mode='server'` "
+                    f"asks a server. Start the server with it, and leave it at {off!r} here."
+                )
+        kwargs = self.generation_kwargs if isinstance(self.generation_kwargs, dict) else {}
+        for name, reason in _KWARGS_REFUSED_WITH_VLLM.items():
+            if name in kwargs:
+                raise ValueError(
+                    f"`generation_kwargs` must not set {name!r} with vLLM, got {kwargs[name]!r}: {reason}. Leave it "
+                    "out."
                 )
 
 

@@ -20,6 +20,7 @@ from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, pr
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.advantages import group_advantages, spread_over_turns
+from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
 from trl_score.score.prompts import Correction, is_conversational_prompt, tokenize_prompts
 from trl_score.score.rollout import roll_out_two_turns
@@ -152,6 +153,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
+        preflight.check_engine(args, model, peft_config)
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
         self._row_settings = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
         preflight.check_rewards(reward_funcs, train_dataset)
@@ -281,6 +283,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             checkpoint = get_last_checkpoint(cast(str, self.args.output_dir))
         if checkpoint:
             self.adaptive_beta_2.load(Path(checkpoint))
+        self.forget_engine_weights()
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     # Rollout
@@ -308,8 +311,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             completions_t1.extend(self.decode_turns(turns, prompt_ids, is_chat))
             self._start_scoring_turn_1(inputs, prompts, completions_t1, turns)
 
-        do_sample = self.mode == "train" or self.args.eval_do_sample
-        with self.generation_engine(do_sample=do_sample) as engine:
+        with self.generation_engine(do_sample=self._does_sample) as engine:
             timed = roll_out_two_turns(
                 prompt_ids,
                 [setting.correction for setting in settings],
@@ -329,15 +331,19 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._completions = (completions_t1, completions_t2)
         return timed.rollouts
 
+    @property
+    def _does_sample(self) -> bool:
+        return self.mode == "train" or self.args.eval_do_sample
+
     def _check_lengths(self, prompt_ids: list[list[int]], settings: list[RowSetting]) -> None:
         """The start-up check looked at the longest prompts by characters; this one sees every prompt."""
-        context = preflight.context_length(self.accelerator.unwrap_model(self.model).config)
+        context, whose = preflight.context_of_run(self.accelerator.unwrap_model(self.model).config, self.args)
         lengths = [(len(ids), setting.num_tokens) for ids, setting in zip(prompt_ids, settings, strict=True)]
         length, room = max(lengths, key=sum)
         if context is not None and length + room > context:
             raise ValueError(
                 f"A prompt of {length} tokens leaves no room for both turns and the correction prompt ({room} tokens) "
-                f"in the model's context of {context}. Filter long prompts out, or lower `max_completion_length`."
+                f"in {whose} of {context}. Filter long prompts out, or lower `max_completion_length`."
             )
 
     def _offline_turns_1(self, inputs: list[dict[str, Any]]) -> list[list[int] | None] | None:
@@ -436,6 +442,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             self.adaptive_beta_2.update()
         self._gathered_columns = gather(rollout_columns(self._rollouts, *self._completions).to(device))
         batch["turn_of_token"] = turn_of_token = self._turn_of_token(batch["completion_ids"].size(1)).to(device)
+        self._weigh_sampling(batch, turn_of_token)
         weights = self.reward_weights.to(device)
         rewards_t1, rewards_t2 = (weighted_rewards(rewards, weights) for rewards in self._rewards_per_func)
         penalties_t1, penalties_t2 = self._kl_penalties(batch, turn_of_token)
@@ -461,6 +468,27 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if self.args.log_completions:
             self._log_table(advantages_t1, advantages_t2)
         return batch
+
+    def _weigh_sampling(self, batch: trl_compat.Batch, turn_of_token: torch.Tensor) -> None:
+        """Puts each turn's own importance weights in the place of TRL's, which take both turns for one."""
+        if not (self.use_vllm and self.vllm_importance_sampling_correction):
+            return
+        mode, sampling_logps = self.vllm_importance_sampling_mode, batch["sampling_per_token_logps"]
+        gap = sampling_gap(batch["old_per_token_logps"], sampling_logps, turn_of_token)
+        weights = importance_weights(
+            gap,
+            turn_of_token,
+            mode,
+            clip_min=self.vllm_importance_sampling_clip_min,
+            clip_max=self.vllm_importance_sampling_clip_max,
+        )
+        columns = gather(sampling_columns(gap, weights, sampling_logps, turn_of_token, mode))
+        metrics = sampling_metrics(self._without_padding_rows(columns))
+        if not self._does_sample:  # a greedy turn was not drawn from a distribution: there is no ratio of two
+            weights = torch.ones_like(weights)
+            metrics = {key: value for key, value in metrics.items() if "ratio" not in key}
+        batch["importance_sampling_ratio"] = weights
+        self.replace_sampling_metrics(metrics)
 
     @property
     def _first_row(self) -> int:
@@ -540,6 +568,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             ref_per_token_logps=batch.get("ref_per_token_logps"),
             kl_coefficients=batch.get("kl_coefficients"),
             kl_estimator=cast(Any, self.args.kl_estimator),
+            importance_weights=batch.get("importance_sampling_ratio"),
         )
         accumulation = self.current_gradient_accumulation_steps if self.mode == "train" else 1
         scalar = reduce_loss(
@@ -643,6 +672,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
     ) -> dict[str, float]:
         """Evaluates as [`~transformers.Trainer.evaluate`]; of a dict of datasets, each one's keys have its name."""
         self._eval_prefix = metric_key_prefix
+        self.forget_engine_weights()
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
