@@ -19,9 +19,11 @@ from trl_score.command_parser import USAGE_ERROR, CommandParser, nearest
 from trl_score.user_errors import UserError
 
 COMMANDS = {
+    "critiques": "let a reward model criticise preference data",
     "correct": "try a model by hand, all turns side by side",
     "plot": "draw the figures of one run, or of several over each other",
     "report": "write one HTML page on a run",
+    "env": "print what a bug report needs",
 }
 """Each command and what it does, in the order of `--help`; the module `trl_score.commands.NAME` is it."""
 
