@@ -107,7 +107,18 @@ LAYERS = {
         ("datasets", "numpy", "tqdm", "aiohttp"),
         ("torch", "transformers"),
     ),
-    "trl_compat": Layer(("trl_compat",), ("text", "maths", "model"), ("torch", "transformers", "trl")),
+    "trl_compat": Layer(
+        ("trl_compat", "publishing.hub_trainer"),
+        ("text", "maths", "model", "publishing"),
+        ("torch", "transformers", "trl", "accelerate", "datasets", "huggingface_hub"),
+    ),
+    "merge": Layer(
+        ("publishing.merge",), ("text", "model", "publishing"), ("torch", "transformers", "peft", "huggingface_hub")
+    ),
+    # What a run's folder says of it, and how it gets to the Hub: no model is loaded.
+    "publishing": Layer(
+        ("publishing", "publishing.*"), ("text", "plots"), ("huggingface_hub",), ("jinja2", "matplotlib")
+    ),
     "trainers": Layer(
         (
             "score.score_config",
@@ -177,6 +188,8 @@ LAYERS = {
             "pipeline",
             "terminal",
             "report",
+            "publishing",
+            "merge",
         ),
         (),
         ("yaml", "datasets", "numpy", "rich", "tqdm", "torch", "transformers", "trl", "accelerate", "peft"),

@@ -29,6 +29,7 @@ from trl_score.score.score_trainer import SCoReTrainer
 PACKAGE = Path(trl_compat.__file__).parent
 COMPAT = PACKAGE / "trl_compat.py"
 TRAINER = PACKAGE / "score" / "score_trainer.py"
+HUB_TRAINER = PACKAGE / "publishing" / "hub_trainer.py"
 CLOUD_TRAINER = PACKAGE / "cloud" / "cloud_trainer.py"
 PRIVATE = {**trl_compat.PRIVATE_NAMES, **trl_compat.PRIVATE_ATTRIBUTES}
 
@@ -362,7 +363,7 @@ def test_no_other_file_imports_trl_internals():
 def test_compat_declares_what_it_uses_and_uses_what_it_declares(watched):
     # What stands in `RewardSeams` is RewardTrainer's, and looked at below.
     used = (attributes(COMPAT) - attributes_of_class(COMPAT, "RewardSeams")) & private_names_of_trl(watched)
-    body = class_body(COMPAT, "GRPOSeams")
+    body = class_body(COMPAT, "HubSeams") + class_body(COMPAT, "GRPOSeams")
     defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     defined |= {target.id for node in body if isinstance(node, ast.Assign) for target in node.targets}
     used |= defined & private_names_of_trl(watched)
@@ -372,7 +373,8 @@ def test_compat_declares_what_it_uses_and_uses_what_it_declares(watched):
 def test_our_own_private_names_hide_none_of_trl(watched):
     """A private attribute of ours by the same name would overwrite TRL's without a word."""
     overridden = set(trl_compat.PRIVATE_NAMES) | set(trl_compat.PRIVATE_ATTRIBUTES)
-    for path, name in ((COMPAT, "GRPOSeams"), (TRAINER, "SCoReTrainer")):
+    classes = ((COMPAT, "GRPOSeams"), (COMPAT, "HubSeams"), (HUB_TRAINER, "HubTrainer"), (TRAINER, "SCoReTrainer"))
+    for path, name in classes:
         body = class_body(path, name)
         methods = {node.name for node in body if isinstance(node, ast.FunctionDef)}
         stored = stored_attributes(path) - (attributes_of_class(COMPAT, "RewardSeams") if path == COMPAT else set())
@@ -381,8 +383,9 @@ def test_our_own_private_names_hide_none_of_trl(watched):
 
 
 def test_public_attributes_that_we_read_exist(watched):
-    own = {name for cls in (SCoReTrainer, trl_compat.GRPOSeams, trl_compat.RewardSeams) for name in vars(cls)}
-    for path in (COMPAT, TRAINER):
+    classes = [cls for cls in SCoReTrainer.__mro__ if cls.__module__.startswith("trl_score.")]
+    own = {name for cls in (*classes, trl_compat.RewardSeams) for name in vars(cls)}
+    for path in (COMPAT, HUB_TRAINER, TRAINER):
         read = attributes(path, base="self") - stored_attributes(path) - own
         # Set up only where a run needs them: a loop for async rewards, continuous batching, vLLM.
         read -= {"async_loop", "continuous_batching_config", "vllm_generation"}

@@ -24,6 +24,8 @@ COMMANDS = {
     "plot": "draw the figures of one run, or of several over each other",
     "report": "write one HTML page on a run",
     "env": "print what a bug report needs",
+    "merge": "merge an adapter into its base model",
+    "push": "push a run's folder to the Hub",
 }
 """Each command and what it does, in the order of `--help`; the module `trl_score.commands.NAME` is it."""
 

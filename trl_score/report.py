@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trl_score.collapse import CollapseRule, CopyRule, KLBudgetRule, SandbaggingRule, TruncationRule
-from trl_score.metrics import self_correction_metrics
 from trl_score.metrics.changed_words import mark_turns
 from trl_score.plots.log_history import LogHistory, find_trainer_state, read_json
 from trl_score.plots.records import TurnRecord
 from trl_score.plots.run_folder import Run, read_run
-from trl_score.plots.runs import figures_of_runs, refuse_to_overwrite
+from trl_score.plots.run_metrics import STAGE_LABELS, Numbers, evaluated_models
+from trl_score.plots.runs import FIGURE_CAPTIONS, figures_of_runs, refuse_to_overwrite
 from trl_score.plots.style import inline_svg
 from trl_score.records import SCORE_CONFIG_FILE
 from trl_score.report_page import PAGE, SCRIPT, STYLE
@@ -28,27 +28,10 @@ from trl_score.report_page import PAGE, SCRIPT, STYLE
 KINDS = ("fixed", "broken", "changed", "unchanged")
 """What rollouts can be filtered by; the last two speak of the final answer."""
 
-_STAGES = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"}
 _METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
 _SIGNED = "delta_t1_t2"
 _TONES = {"fixed": "good", "right": "good", "broken": "bad", "wrong": "bad"}
 _CONFIGURATION_FILES = {SCORE_CONFIG_FILE: "SCoRe", "adapter_config.json": "Adapter", "config.json": "Model"}
-# What is said of each figure in the page.
-_CAPTIONS = {
-    "training_curves": ("Accuracy and corrections", "What both turns get right in training, and what turn 2 changes."),
-    "rewards": ("Rewards", "Mean reward of both turns, and turn 2's after shaping."),
-    "answer_change_rate": ("Answers changed", "A rate that falls to 0 is the mark of a model that stops correcting."),
-    "kl_per_turn": ("KL of each turn", "How far each turn has moved from the reference."),
-    "turn_lengths": ("Turn lengths", "Mean tokens of each turn."),
-    "edit_distance": ("Edit distance between turns", "A spike at 0 is the mark of a turn 2 that copies turn 1."),
-    "accuracy_by_turn": ("Accuracy by turn", "With 95% intervals over problems."),
-    "inference_scaling": ("Inference scaling", "The same number of samples, spent in two ways, then a majority vote."),
-    "first_turns": (
-        "Given and own first turns",
-        "Where the two part, the model corrects mistakes that are not its own.",
-    ),
-    "stage_summary": ("Before and after each stage", "On held-out problems, with 95% intervals; Δ in points."),
-}
 
 
 @dataclass(frozen=True)
@@ -245,34 +228,15 @@ def _column_names(run: Run) -> list[str]:
 
 
 def _table_rows(run: Run) -> list[dict[str, Any]]:
-    rows = [
-        _table_row(f"{name}, {decoding}", run.summary.get("num_problems"), run.summary[stage][decoding])
-        for stage, name in _STAGES.items()
-        for decoding in run.summary.get(stage, {})
-    ]
-    for name, records in run.final_records.items():
-        num_turns = len(records[0].turns)
-        if num_turns > 1:
-            metrics = self_correction_metrics(
-                [record.correct for record in records],
-                [record.answers for record in records],
-                turns=(1, num_turns),
-                groups=[record.problem for record in records],
-            )
-            # The row's columns are named after two turns, however many there are.
-            named = {key.replace(f"_t{num_turns}", "_t2"): metric.as_dict() for key, metric in metrics.items()}
-            rows.append(_table_row(f"records, {name}" if name else "records", len(records), named))
-    return rows
+    return [_table_row(model.label, model.num_problems, model.metrics) for model in evaluated_models(run)]
 
 
-def _table_row(
-    label: str, num_problems: int | None, metrics: Mapping[str, Mapping[str, float | None]]
-) -> dict[str, Any]:
+def _table_row(label: str, num_problems: int | None, metrics: Mapping[str, Numbers]) -> dict[str, Any]:
     count = {"value": "–" if num_problems is None else str(num_problems), "interval": ""}
     return {"label": label, "cells": [count, *(_cell(metrics.get(name), name == _SIGNED) for name in _METRICS)]}
 
 
-def _cell(metric: Mapping[str, float | None] | None, is_signed: bool) -> dict[str, str]:
+def _cell(metric: Numbers | None, is_signed: bool) -> dict[str, str]:
     if metric is None or metric["value"] is None:
         return {"value": "–", "interval": ""}
     value, low, high = (
@@ -287,7 +251,7 @@ def _inline_figures(run: Run) -> list[dict[str, str]]:
 
     figures = []
     for name, draw in figures_of_runs([run]).items():
-        title, text = _CAPTIONS[name]
+        title, text = FIGURE_CAPTIONS[name]
         fig, _ = draw()
         figures.append({"name": name, "title": title, "text": text, "svg": inline_svg(fig, name)})
         pyplot.close(fig)
@@ -331,7 +295,7 @@ def _read_configuration(run: Run) -> dict[str, dict[str, str]]:
     state = find_trainer_state(run.folder)
     if state is not None:
         groups[f"Training ({state.name})"] = _settings_of_state(read_json(state))
-    settings = {name: value for name, value in run.summary.items() if name not in _STAGES}
+    settings = {name: value for name, value in run.summary.items() if name not in STAGE_LABELS}
     if settings:
         groups["Final evaluation (summary.json)"] = settings
     return {title: {name: _write_value(value) for name, value in group.items()} for title, group in groups.items()}

@@ -8,6 +8,7 @@ every override calls `super()` and edits what comes back.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
@@ -37,6 +38,7 @@ from trl.trainer.utils import (
     is_async_callable as is_async_callable,
 )
 
+from trl_score.publishing.hub_trainer import HubTrainer
 from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score.engines import ContinuousBatchingEngine, TransformersEngine, VLLMEngine
 from trl_score.score.rollout import GenerateTurn
@@ -56,6 +58,8 @@ PRIVATE_NAMES: dict[str, str] = {
     "_get_per_token_logps_and_entropies": "(self, model, input_ids, attention_mask, logits_to_keep, ...) -> 3-tuple",
     "_log_completion_extra": "(self, column, values): what reward functions get as log_extra",
     "_log_metric": "(self, name, value): what reward functions get as log_metric",
+    "_push_from_checkpoint": "(self, checkpoint_folder): called after each save where `push_to_hub` is set",
+    "_finish_current_push": "(self): waits for `push_in_progress`, pushes in the background",
 }
 """Methods of GRPOTrainer that this file overrides or calls, and the form that it counts on."""
 
@@ -104,7 +108,37 @@ class LogProbs(NamedTuple):
     aux_loss: torch.Tensor | None
 
 
-class GRPOSeams(GRPOTrainer):
+class HubSeams(HubTrainer):
+    """The Hub side of both trainers, whose hooks and facts have private names in TRL and Transformers."""
+
+    @property
+    def card_tags(self) -> list[str]:
+        """`list[str]`: Tags of the model card."""
+        return list(self._tag_names)
+
+    @property
+    def method_name(self) -> str:
+        """`str`: What the method is called, in the model card too."""
+        return str(self._name)
+
+    @property
+    def paper(self) -> dict[str, str]:
+        """`dict`: `title`, `id` and `citation` of the method's paper."""
+        return dict(self._paper)
+
+    def wait_for_pushes(self) -> None:
+        """Waits for the pushes in the background, and reports on them."""
+        self._finish_current_push()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        self.push_from_checkpoint(Path(checkpoint_folder))
+
+    def _finish_current_push(self) -> None:
+        super()._finish_current_push()
+        self.report_pushes()
+
+
+class GRPOSeams(HubSeams, GRPOTrainer):
     """
     GRPOTrainer with the places that SCoRe changes as overridable methods: `roll_out`, `score_rollouts`, `finish_batch`
     and `turn_loss`. All else is inherited unchanged.
@@ -206,6 +240,10 @@ class GRPOSeams(GRPOTrainer):
 
     def _compute_loss(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
         return self.turn_loss(model, inputs)
+
+    def describe_rewards(self) -> dict[str, Any]:
+        """Gives the names and weights of the reward functions."""
+        return {"reward_funcs": list(self.reward_func_names), "reward_weights": self.reward_weights.tolist()}
 
     # TRL's private state, under public names
 
@@ -444,7 +482,7 @@ REWARD_PRIVATE_ATTRIBUTES: dict[str, str] = {
 """Attributes of a RewardTrainer that `RewardSeams` reads or sets."""
 
 
-class RewardSeams(RewardTrainer):
+class RewardSeams(HubSeams, RewardTrainer):
     """
     RewardTrainer with what CLoud changes of its private surface under names of our own: `prepare_dataset` and
     `needed_columns`. All else is inherited unchanged.

@@ -2,6 +2,7 @@
 
 import logging
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -403,12 +404,11 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
             config = self.accelerator.unwrap_model(self.model).config
             config.reward_mean, config.reward_std = rewards.mean().item(), std
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model; beside an adapter its `config.json` too, which holds the critique prompt."""
-        super().save_model(output_dir, _internal_call)
+    def save_settings(self, folder: Path) -> None:
+        """Writes `config.json` beside an adapter; it holds the critique prompt."""
         model = self.accelerator.unwrap_model(self.model)
-        if self.args.should_save and is_peft_model(model):
-            model.config.save_pretrained(output_dir or self.args.output_dir)
+        if is_peft_model(model):
+            model.config.save_pretrained(folder)
 
 
 class _EpochOfCritiques(TrainerCallback):

@@ -121,6 +121,8 @@ def train_stages(
     joint = CLoudRewardTrainer(
         start, joint_args, None, train_critiqued, eval_critiqued, peft_config=peft_config, **shared
     )
+    if not args.restart_from_base and not isinstance(start, str):
+        joint.tell_adapter(str(root / SFT_FOLDER))
     return _train(joint, resume)
 
 

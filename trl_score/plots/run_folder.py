@@ -65,7 +65,7 @@ class Run:
         return {record.problem for records in self.records.values() for record in records}
 
 
-def read_run(folder: str | Path, label: str | None = None) -> Run:
+def read_run(folder: str | Path, label: str | None = None, *, with_tables: bool = True) -> Run:
     """
     Read the folder of a run.
 
@@ -74,6 +74,8 @@ def read_run(folder: str | Path, label: str | None = None) -> Run:
             The folder.
         label (`str`, *optional*):
             What it is called in figures. By default the folder's name.
+        with_tables (`bool`, *optional*, defaults to `True`):
+            Whether to read the tables of rollouts too.
 
     Returns:
         [`Run`]: What lies in it.
@@ -90,7 +92,7 @@ def read_run(folder: str | Path, label: str | None = None) -> Run:
         folder=place,
         log_history=read_log_history(place) if find_trainer_state(place) else (),
         records={name: read_records(file) for name, file in _find_records(place).items()},
-        tables=_read_last_tables(place / "completions"),
+        tables=_read_last_tables(place / "completions") if with_tables else {},
         summary=read_json(place / "summary.json") if (place / "summary.json").is_file() else {},
     )
     if not run.log_history and not run.records:

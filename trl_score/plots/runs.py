@@ -29,6 +29,23 @@ if TYPE_CHECKING:
 
 Draw: TypeAlias = Callable[[], tuple["Figure", Any]]
 
+FIGURE_CAPTIONS = {
+    "training_curves": ("Accuracy and corrections", "What both turns get right in training, and what turn 2 changes."),
+    "rewards": ("Rewards", "Mean reward of both turns, and turn 2's after shaping."),
+    "answer_change_rate": ("Answers changed", "A rate that falls to 0 is the mark of a model that stops correcting."),
+    "kl_per_turn": ("KL of each turn", "How far each turn has moved from the reference."),
+    "turn_lengths": ("Turn lengths", "Mean tokens of each turn."),
+    "edit_distance": ("Edit distance between turns", "A spike at 0 is the mark of a turn 2 that copies turn 1."),
+    "accuracy_by_turn": ("Accuracy by turn", "With 95% intervals over problems."),
+    "inference_scaling": ("Inference scaling", "The same number of samples, spent in two ways, then a majority vote."),
+    "first_turns": (
+        "Given and own first turns",
+        "Where the two part, the model corrects mistakes that are not its own.",
+    ),
+    "stage_summary": ("Before and after each stage", "On held-out problems, with 95% intervals; Δ in points."),
+}
+"""The title of each figure, and what is said of it in a page."""
+
 # What a figure over training needs to have been logged, and what draws it.
 _HISTORY_FIGURES: dict[str, tuple[tuple[str, ...], Callable[..., tuple["Figure", Any]]]] = {
     "training_curves": (("score/accuracy_t1", "score/delta_t1_t2"), plot_training_curves),

@@ -708,27 +708,24 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         rows = zip(*(values[-num_kept:] for values in columns.values()), strict=True)
         self._table_rows[self.mode].extend(dict(zip(columns, row, strict=True)) for row in rows)
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Saves the model, and beside it `score_config.json`: its stage, and what it was trained with."""
-        super().save_model(output_dir, _internal_call)
-        if self.args.should_save:
-            folder = Path(output_dir or cast(str, self.args.output_dir))
-            names = (
-                "alpha",
-                "beta_1",
-                "beta_2",
-                "turn_discount",
-                "baseline",
-                "kl_estimator",
-                "loss_type",
-                "correction_prompt",
-            )
-            settings = {name: self.args.__dict__[name] for name in names}
-            settings |= {
-                "stage": self._stage_of_step(self.state.global_step - 1),
-                "max_completion_length": list(self.args.turn_budgets),
-            }
-            (folder / SCORE_CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
+    def save_settings(self, folder: Path) -> None:
+        """Writes `score_config.json`: the model's stage, and what it was trained with."""
+        names = (
+            "alpha",
+            "beta_1",
+            "beta_2",
+            "turn_discount",
+            "baseline",
+            "kl_estimator",
+            "loss_type",
+            "correction_prompt",
+        )
+        settings = {name: self.args.__dict__[name] for name in names}
+        settings |= {
+            "stage": self._stage_of_step(self.state.global_step - 1),
+            "max_completion_length": list(self.args.turn_budgets),
+        }
+        (folder / SCORE_CONFIG_FILE).write_text(json.dumps(settings, indent=2) + "\n")
 
     def _peft_model(self) -> Any:
         return self.accelerator.unwrap_model(self.model)
