@@ -19,7 +19,7 @@ def record_line(problem: int, turns: Sequence[str], rewards: Sequence[int], **mo
 
 def write_run(folder: Path, correct: Correct, *, steps: int = 0) -> None:
     """Writes what `train_baseline.py` leaves, for a model that is right as `correct` says, greedy and sampled alike."""
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     answers = [tuple("right" if is_right else "wrong" for is_right in turns) for turns in correct]
     metrics = self_correction_metrics(correct, answers, answers, bootstrap=0)
     trained = {name: metrics[name].as_dict() for name in KEYS}

@@ -1,4 +1,4 @@
-"""What the laboratory found: the numbers of all runs in one `summary.json`, and its tables on the terminal."""
+"""What the laboratory found: the numbers of all runs in one `summary.json`, and its tables."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -33,6 +33,7 @@ REFERENCE = "score"
 """The method that all others are compared with."""
 
 RECORDS = {"greedy": "records.jsonl", "sampled": "records_sampled.jsonl"}
+TABLE_METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i")
 COMPARED = ("accuracy_t1", "accuracy_t2", "delta_t1_t2")
 
 
@@ -196,6 +197,58 @@ def print_tables(console: Console, summary: Mapping[str, Any]) -> None:
         console.print(_comparison_table(summary, methods, decoding))
 
 
+def markdown_tables(summary: Mapping[str, Any]) -> str:
+    """
+    Writes the tables as Markdown, as docs/lab.md shows them.
+
+    Args:
+        summary (`Mapping`):
+            As [`summarise`] gives it.
+
+    Returns:
+        `str`: for each decoding the paper's table, and each method against SCoRe.
+    """
+    methods = [method for method in METHODS if method in summary]
+    blocks = []
+    for decoding in RECORDS:
+        rows = [(METHODS[method], *_metric_cells(summary[method][decoding])) for method in methods]
+        blocks.append(_markdown((decoding, "turn 1", "turn 2", "Δ(t1, t2)", "Δ i→c", "Δ c→i"), rows))
+    for decoding in RECORDS:
+        rows = [
+            (METHODS[method], *_comparison_cells(compared["accuracy_t2"]), *_comparison_cells(compared["delta_t1_t2"]))
+            for method in methods
+            if "against_score" in summary[method]
+            for compared in [summary[method]["against_score"][decoding]]
+        ]
+        heading = (
+            f"SCoRe less ..., {decoding}",
+            "turn 2",
+            "p seeds",
+            "p problems",
+            "Δ(t1, t2)",
+            "p seeds",
+            "p problems",
+        )
+        blocks.append(_markdown(heading, rows))
+    return "\n".join(blocks)
+
+
+def _markdown(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _metric_cells(metrics: Mapping[str, Any]) -> list[str]:
+    """Mean and half the width of the interval, in percent."""
+    cells = []
+    for name in TABLE_METRICS:
+        metric = metrics[name]
+        sign = "+" if name == "delta_t1_t2" else ""
+        half = "" if metric["high"] is None else f" ± {100 * (metric['high'] - metric['value']):.1f}"
+        cells.append(f"{100 * metric['value']:{sign}.1f}{half}")
+    return cells
+
+
 def _comparison_table(summary: Mapping[str, Any], methods: Sequence[str], decoding: str) -> Table:
     title = f"{decoding.capitalize()}: SCoRe less the method (points), p over seeds and over problems"
     table = Table(title=title, title_justify="left", box=HORIZONTALS)
@@ -215,5 +268,5 @@ def _comparison_table(summary: Mapping[str, Any], methods: Sequence[str], decodi
 
 def _comparison_cells(compared: Mapping[str, Any]) -> list[str]:
     p_values = [compared[over]["p_value"] for over in ("seeds", "problems")]
-    shown = ("–" if p_value is None else f"{p_value:.4f}" for p_value in p_values)
+    shown = ("–" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001" for p_value in p_values)
     return [f"{100 * compared['seeds']['difference']['value']:+.1f}", *shown]

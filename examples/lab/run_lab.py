@@ -9,8 +9,8 @@ Each (method, seed) is a run of `examples/train_baseline.py` in a process of its
 again: end it with Ctrl-C, or kill it, and start it anew. A result counts as finished if method and configuration are
 still those that it was made with; the code is not looked at, only its commit noted.
 
-Results: `runs/lab/summary.json` (docs/lab.md has its layout), the figures beside it, and of each run its folder and
-log.
+Results: `runs/lab/summary.json` (docs/lab.md has its layout), its tables as Markdown in `tables.md`, the figures beside
+it, and of each run its folder and log.
 """
 
 import argparse
@@ -25,7 +25,7 @@ import yaml
 from lab_evaluations import SETTINGS
 from lab_figures import draw_figures
 from lab_jobs import Failure, Job, fingerprint_of, run_jobs, sole_user
-from lab_summary import METHODS, print_tables, summarise
+from lab_summary import METHODS, markdown_tables, print_tables, summarise
 from rich.console import Console
 
 from trl_score.data import adder
@@ -188,6 +188,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             summary = summarise(chosen.output, chosen.methods, seeds)
             file = chosen.output / "summary.json"
             file.write_text(json.dumps(summary, indent=2) + "\n")
+            (chosen.output / "tables.md").write_text(markdown_tables(summary))
             print_tables(console, summary)
             figures = draw_figures(chosen.output, summary)
             console.print(f"Numbers: {file}   Figures: {', '.join(figure.name for figure in figures)}")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from lab_statistics import t_quantile
-from lab_summary import METHODS, compare_records, over_seeds, print_tables, summarise
+from lab_summary import METHODS, compare_records, markdown_tables, over_seeds, print_tables, summarise
 from rich.console import Console
 
 from trl_score.baselines.methods import METHODS as TRAINABLE
@@ -89,3 +89,17 @@ def test_tables_name_each_method_and_each_difference(laboratory: Callable) -> No
     assert "intervals over seeds" in text and "4 problems" in text
     assert "+50.0" in text  # SCoRe less the base
     assert text.count("SCoRe less the method") == 2
+
+
+def test_markdown_has_means_and_half_widths(laboratory: Callable) -> None:
+    lines = markdown_tables(summarise(laboratory(RUNS), ["base", "score"], [0, 1])).splitlines()
+    # Turn 2 of the base: 50 and 25, mean 37.5, s / sqrt(2) = 12.5, and t of one degree is 12.706.
+    assert lines[2] == "| base | 50.0 ± 0.0 | 37.5 ± 158.8 | -12.5 ± 158.8 | 0.0 ± 0.0 | 12.5 ± 158.8 |"
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("|")][:4] == [
+        "greedy",
+        "---",
+        "base",
+        "SCoRe",
+    ]
+    assert next(line for line in lines if line.startswith("| SCoRe less ..., sampled"))
+    assert "| base | +50.0 | < 0.001 | 0.2" in lines[-1]
