@@ -1,5 +1,6 @@
 # make demo          train the embedded adder to correct itself (SEED=n: another seed)
 # make cloud         train the embedded critic, and the reward models that it is compared with (SEED=n)
+# make lab           the laboratory: SCoRe, its ablations and its baselines, five seeds each; goes on where it was ended
 # make test          run the tests
 # make check         what CI runs: format, lint, types, doctests, tests
 # make format        rewrite the code as `make check` wants it
@@ -13,6 +14,7 @@
 # make test PYTHON=/path/to/python       use an environment of your own, as it is, for instance one with a GPU build
 # make test SYSTEM_PYTHON=python3.11     make .venv with this interpreter (3.11 or newer)
 # make test ARGS="-k rollout -x"         more arguments for pytest
+# make lab ARGS="--seeds 0 --jobs 1"     a part of it, one core
 # make test WORKERS=4                    so many test files at a time (2 by default)
 
 SHELL := bash
@@ -45,7 +47,7 @@ PYTEST = $(PYTHON) -m pytest
 # A doctest is run without tests/conftest.py, which says the same to the tests: no network, no progress bars.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo cloud test check format-check lint types doctest format coverage package clean
+.PHONY: help demo cloud lab test check format-check lint types doctest format coverage package clean
 
 help:
 	sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -72,6 +74,9 @@ cloud: export DS_ACCELERATOR := cpu
 cloud: $(ENVIRONMENT)
 	$(PYTHON) -m accelerate.commands.accelerate_cli launch --num_processes 1 --num_machines 1 --mixed_precision no \
 	    --dynamo_backend no --num_cpu_threads_per_process $$OMP_NUM_THREADS examples/train_cloud.py --seed $(SEED)
+
+lab: $(ENVIRONMENT)
+	$(PYTHON) examples/lab/run_lab.py $(ARGS)
 
 # Whole files go to the workers, so that what a file builds for its tests is built once.
 test: $(ENVIRONMENT)
