@@ -124,6 +124,8 @@ def plot_changes(summary: Mapping[str, Any]) -> tuple["Figure", "NDArray[Any]"]:
     """
     Draws what turn 2 changes under each method: delta, what it fixes and what it breaks.
 
+    Self-Refine is left out: it breaks all that there is to break here, and would leave no room for the rest.
+
     Args:
         summary (`Mapping`):
             As `lab_summary.summarise` gives it.
@@ -131,7 +133,7 @@ def plot_changes(summary: Mapping[str, Any]) -> tuple["Figure", "NDArray[Any]"]:
     Returns:
         `tuple[Figure, ndarray]`: the figure, and a panel for each decoding.
     """
-    methods = [method for method in METHODS if method in summary]
+    methods = [method for method in METHODS if method in summary and method != "self_refine"]
     fig, axes = new_figure(1, len(RECORDS), size=(10, 0.42 * len(methods) + 1.5), sharey=True)
     for ax, decoding in zip(axes[0], RECORDS, strict=True):
         for number, (metric, label) in enumerate(CHANGES.items()):

@@ -245,8 +245,13 @@ def _metric_cells(metrics: Mapping[str, Any]) -> list[str]:
         metric = metrics[name]
         sign = "+" if name == "delta_t1_t2" else ""
         half = "" if metric["high"] is None else f" ± {100 * (metric['high'] - metric['value']):.1f}"
-        cells.append(f"{100 * metric['value']:{sign}.1f}{half}")
+        cells.append(f"{_points(metric['value']):{sign}.1f}{half}")
     return cells
+
+
+def _points(share: float) -> float:
+    """Percentage points with one decimal; what rounds to 0 has no sign."""
+    return round(100 * share, 1) + 0.0
 
 
 def _comparison_table(summary: Mapping[str, Any], methods: Sequence[str], decoding: str) -> Table:
@@ -269,4 +274,4 @@ def _comparison_table(summary: Mapping[str, Any], methods: Sequence[str], decodi
 def _comparison_cells(compared: Mapping[str, Any]) -> list[str]:
     p_values = [compared[over]["p_value"] for over in ("seeds", "problems")]
     shown = ("–" if p_value is None else f"{p_value:.3f}" if p_value >= 0.001 else "< 0.001" for p_value in p_values)
-    return [f"{100 * compared['seeds']['difference']['value']:+.1f}", *shown]
+    return [f"{_points(compared['seeds']['difference']['value']):+.1f}", *shown]
