@@ -22,6 +22,7 @@ SHARED: dict[str, Any] = {
     "seed": 7,
     "max_steps": 5,
     "logging_steps": 2,
+    "save_steps": 15,
 }
 SAMPLING: dict[str, Any] = {"temperature": 0.9, "top_p": 0.95, "num_iterations": 2, "epsilon": 0.3}
 
@@ -48,7 +49,7 @@ def test_single_turn_generates_as_many_answers_in_as_many_updates(options: dict[
 def test_fine_tuning_has_the_runs_values_and_its_share_of_the_updates(tmp_path: Path):
     args = short_config(tmp_path, per_device_train_batch_size=4, **SHARED)
     config = fine_tuning_config(args, str(tmp_path / "one"), Budget(updates=2, prompts=9, group_size=4))
-    for name in (*(name for name in SHARED if name != "max_steps"), "per_device_train_batch_size"):
+    for name in (*(name for name in SHARED if name != "max_steps"), "per_device_train_batch_size", "save_strategy"):
         assert config.__dict__[name] == args.__dict__[name], name
     assert (config.max_steps, config.output_dir) == (2, str(tmp_path / "one"))
     assert (config.loss_type, config.completion_only_loss, config.max_length, config.packing) == (

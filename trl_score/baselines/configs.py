@@ -67,7 +67,6 @@ def fine_tuning_config(args: SCoReConfig, output_dir: str, budget: Budget) -> SF
         args,
         output_dir=output_dir,
         max_steps=budget.updates,
-        save_strategy="no",
         max_length=None,  # a rollout fits into the context; a cut one would lose the turn that is learned from
         packing=False,
         completion_only_loss=True,
