@@ -55,8 +55,14 @@ def test_paired_test_without_spread() -> None:
 
 
 def test_logs_are_averaged_by_step_and_key() -> None:
-    # A trainer logs its last entry, of the whole run, at the last step again; a key that one seed lacks is left out.
-    first = [{"step": 1, "a": 1.0, "b": 5.0}, {"step": 2, "a": 3.0}, {"step": 2, "train_runtime": 7.0, "note": "end"}]
+    # A trainer logs its last entry, of the whole run, at the last step again; a key or a step that one seed lacks is
+    # left out.
+    first = [
+        {"step": 1, "a": 1.0, "b": 5.0},
+        {"step": 2, "a": 3.0},
+        {"step": 2, "train_runtime": 7.0, "note": "end"},
+        {"step": 3, "a": 0.0},
+    ]
     second = [{"step": 1, "a": 2.0}, {"step": 2, "a": 5.0}, {"step": 2, "train_runtime": 9.0, "note": "end"}]
     assert mean_log_history([first, second]) == [{"step": 1, "a": 1.5}, {"step": 2, "a": 4.0, "train_runtime": 8.0}]
     assert mean_log_history([]) == []
