@@ -190,6 +190,18 @@ def test_a_rows_budget_that_is_none_is_named(locals_of, value):
         local.evaluate(lambda **kwargs: pytest.fail("too late"), dataset=dataset)
 
 
+def test_a_conversation_beyond_the_context_is_said_once(locals_of, caplog):
+    local = locals_of()
+    options = {"dataset": local.dataset.select([0, 1]), "batch_size": 1, "num_turns": 2}
+    local.evaluate(max_completion_length=8, **options)
+    assert not caplog.records
+    dataset = options["dataset"].add_column("turn_1", ["word " * 500] * 2)  # the context has 512 tokens
+    options = {**options, "dataset": dataset, "offline_turn_1_column": "turn_1"}
+    local.evaluate(max_completion_length=(600, 2), **options)
+    (said,) = [record for record in caplog.records if record.name == "trl_score.evaluation_respondents"]
+    assert "is longer than the model's context of 512" in said.getMessage()
+
+
 # Several samples
 
 

@@ -5,7 +5,15 @@ import io
 import pytest
 from rich.console import Console
 
-from trl_score.evaluation_tables import print_self_correction_tables, self_correction_table
+from trl_score.evaluation_comparison import compare_records
+from trl_score.evaluation_metrics import summarize_records
+from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation_tables import (
+    print_comparison,
+    print_self_correction_tables,
+    print_summary,
+    self_correction_table,
+)
 from trl_score.metrics import Interval
 
 # Table 2 of the paper, with bounds of our own.
@@ -19,10 +27,14 @@ BASE = {
 }
 
 
-def printed(rows, **options):
+def lines_of(show, *arguments, **options):
     file = io.StringIO()
-    print_self_correction_tables(rows, num_problems=500, console=Console(file=file, width=80), **options)
+    show(Console(file=file, width=80), *arguments, **options)
     return [line.rstrip() for line in file.getvalue().splitlines()]
+
+
+def printed(rows):
+    return lines_of(lambda console: print_self_correction_tables(rows, num_problems=500, console=console))
 
 
 def test_numbers_stand_above_their_bounds_in_percent():
@@ -73,3 +85,83 @@ def test_other_turns_and_numbers_that_are_not_defined():
 def test_rows_that_make_no_table_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
         self_correction_table(rows, title="")
+
+
+# What `trl-score evaluate` prints
+
+
+def record(problem, *rewards, **fields):
+    turns = tuple(map(str, rewards))
+    return EvaluationRecord(problem, turns, rewards, turns, problem, truncated=(False,) * len(turns), **fields)
+
+
+def summary_of(*records, do_sample=False):
+    return {**summarize_records(records), "evaluation": {"do_sample": do_sample}}
+
+
+def rows(lines):
+    return [line.split() for line in lines]
+
+
+def test_two_turns_are_the_papers_table_and_no_more():
+    lines = lines_of(print_summary, "base", summary_of(record("a", 0.0, 1.0), record("b", 1.0, 1.0)))
+    assert ["base", "50.0", "100.0", "+50.0", "50.0", "0.0"] in rows(lines)
+    assert sum("%" in line for line in lines) == 1
+    assert lines[0].startswith("Greedy, 2 problems")
+
+
+def test_many_turns_have_a_row_each_and_fit():
+    lines = lines_of(print_summary, "base", summary_of(record("a", *[0.0, 1.0] * 5), record("b", *[1.0] * 10)))
+    assert ["base", "50.0", "100.0", "+50.0", "50.0", "0.0"] in rows(lines)
+    assert "Accuracy of base by turn, greedy (%, below it the 95% interval)" in lines
+    assert [line for line in rows(lines) if line[:1] == ["turn"] and len(line) == 3] == [
+        ["turn", str(turn), "50.0" if turn % 2 else "100.0"] for turn in range(1, 11)
+    ]
+    assert max(map(len, lines)) <= 80
+
+
+def test_a_single_turn_has_its_accuracy():
+    lines = lines_of(print_summary, "base", summary_of(record("a", 0.0), record("b", 1.0), do_sample=True))
+    assert ["turn", "1", "50.0"] in rows(lines) and "Accuracy of base by turn, sampled" in lines[0]
+    assert not any("delta" in line for line in lines)
+
+
+def test_levels_and_tasks_where_there_are_several():
+    records = [record("a", 0.0, 1.0, level=1, task="sums"), record("b", 1.0, 1.0, level=2, task="sums")]
+    lines = lines_of(print_summary, "base", summary_of(*records, record("c", 1.0, None, level=3, task="sums")))
+    assert ["level", "1", "0.0", "100.0", "+100.0", "100.0", "0.0"] in rows(lines)
+    assert ["level", "2", "100.0", "100.0", "+0.0", "0.0", "0.0"] in rows(lines)
+    assert not any(line[:2] == ["level", "3"] for line in rows(lines))  # nothing to compare there
+    assert not any("By task" in line for line in lines)
+    assert lines[-1].startswith("1 of 3 answers could not be scored at turn 1 or the last turn")
+
+
+def test_several_samples_and_failures():
+    records = [record(name, reward, 1.0, sample=sample) for sample, reward in enumerate((0.0, 1.0)) for name in "ab"]
+    failed = record("a", None, None, sample=2, failure="HTTP 500")
+    lines = lines_of(print_summary, "base", summary_of(*records, failed, record("b", 1.0, 1.0, sample=2)))
+    text = "\n".join(lines)
+    for title in ("pass@k of each turn, by k", "maj@k of each turn, by k", "Majority of 2K first turns"):
+        assert title in text
+    assert "1 of 6 answers had no reply from the endpoint" in text
+    # Of a two of two samples are scored, of b three, two of them right at turn 1: k goes up to 2.
+    assert ["t1", "58.3", "100.0"] in rows(lines)
+
+
+def test_a_comparison_has_both_tests_for_single_answers():
+    a = [record(name, 0.0, 0.0) for name in "abcde"]
+    b = [record(name, 0.0, 1.0) for name in "abcde"]
+    lines = lines_of(print_comparison, compare_records(a, b))
+    assert lines[0] == "This model less the other, 5 answers of both (%, below it the 95% interval)"
+    difference = next(number for number, line in enumerate(lines) if line.split()[:2] == ["turn", "2"])
+    # Five of five sign flips as far from 0: 2 of 32. McNemar's p: 2 / 2^5.
+    assert lines[difference].split()[:3] == ["turn", "2", "+100.0"] and lines[difference].split()[4] == "0.0625"
+    assert lines[difference + 1].split() == ["+100.0,", "+100.0", "5", ":", "0"]
+    assert ["turn", "1", "+0.0", "1.0000", "1.0000"] in rows(lines)
+    assert len(next(line for line in rows(lines) if line[:1] == ["delta"])) == 3
+
+
+def test_a_comparison_of_samples_has_no_exact_test():
+    records = [record(name, 0.0, 1.0, sample=sample) for sample in (0, 1) for name in "ab"]
+    lines = lines_of(print_comparison, compare_records(records, records))
+    assert ["turn", "2", "+0.0", "1.0000"] in rows(lines)

@@ -141,15 +141,19 @@ LAYERS = {
         (
             "evaluation_turns",
             "evaluation_settings",
+            "evaluation_problems",
             "evaluation_records",
             "evaluation_folder",
             "evaluation_metrics",
+            "evaluation_comparison",
             "evaluation_run",
             "evaluation_tables",
         ),
         ("text", "data", "plots", "root"),
         ("rich", "tqdm"),
+        ("datasets",),
     ),
+    "evaluation endpoint": Layer(("evaluation_endpoint",), ("text", "evaluation text", "preference data")),
     # It reads models, not trainers: whatever trained a model, it is evaluated alike.
     "evaluation": Layer(
         ("evaluation", "evaluation_respondents"),
@@ -185,6 +189,7 @@ LAYERS = {
             "trainers",
             "evaluation",
             "evaluation text",
+            "evaluation endpoint",
             "pipeline",
             "terminal",
             "report",
@@ -378,6 +383,9 @@ def run_python(code):
         "trl_score.baselines.methods",
         "trl_score.baselines.budget",
         "trl_score.evaluation_run",
+        "trl_score.evaluation_problems",
+        "trl_score.evaluation_comparison",
+        "trl_score.evaluation_endpoint",
         "trl_score.evaluation_tables",
     ],
 )

@@ -20,6 +20,7 @@ from trl_score.user_errors import UserError
 
 COMMANDS = {
     "critiques": "let a reward model criticise preference data",
+    "evaluate": "measure how well a model corrects itself",
     "correct": "try a model by hand, all turns side by side",
     "plot": "draw the figures of one run, or of several over each other",
     "report": "write one HTML page on a run",

@@ -165,10 +165,18 @@ def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":
         `ValueError`: If there is none, or it cannot be read.
     """
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except (OSError, ValueError) as error:
-        found = "a folder without one" if Path(path).is_dir() else "no such folder and nothing within reach on the Hub"
-        raise ValueError(
-            f"Expected a model with a tokenizer that can be read in {path!r}, got {found}. Check the name, or save the "
-            "tokenizer beside the model."
-        ) from error
+        raise _no_tokenizer(path) from error
+    # Of some kinds of model Transformers makes a tokenizer from nothing, which knows no word.
+    if set(tokenizer.get_vocab()) <= set(tokenizer.all_special_tokens):
+        raise _no_tokenizer(path)
+    return tokenizer
+
+
+def _no_tokenizer(path: str) -> ValueError:
+    found = "a folder without one" if Path(path).is_dir() else "no such folder and nothing within reach on the Hub"
+    return ValueError(
+        f"Expected a model with a tokenizer that can be read in {path!r}, got {found}. Check the name, or save the "
+        "tokenizer beside the model."
+    )

@@ -102,7 +102,8 @@ def summarize_records(records: Sequence[EvaluationRecord], *, seed: int = 0) -> 
     }
     problems = group_by_problem(records)
     num_samples = min(len(samples) for samples in problems)
-    if num_samples > 1:
+    # Several rows may be of one problem, such as wrong programs to repair: those are no samples.
+    if num_samples > 1 and any(record.sample > 0 for record in records):
         summary |= {
             "pass_at_k": _pass_at_k(problems, num_turns, seed),
             "maj_at_k": _maj_at_k(problems, num_turns, num_samples, seed),

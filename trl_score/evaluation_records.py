@@ -123,7 +123,8 @@ def make_records(
         `list[EvaluationRecord]`: one per row, in order.
     """
     num_rows = len(rows["prompt"])
-    tasks, levels, ids = (rows.get(name) or [None] * num_rows for name in ("task", "level", "problem_id"))
+    tasks, levels = (rows.get(name) or [None] * num_rows for name in ("task", "level"))
+    problems = problem_names(rows)
     return [
         EvaluationRecord(
             prompt,
@@ -131,7 +132,7 @@ def make_records(
             tuple(rewards[row] for rewards in rewards_of_turns),
             # Where there was no reply there is no answer that could vote.
             tuple(None if row in turn.failures else extract_answer(turn.texts[row]) for turn in turns),
-            problem=_problem_name(prompt, ids[row], tasks[row]),
+            problem=problems[row],
             task=tasks[row],
             is_turn_1_offline=is_turn_1_offline[row],
             truncated=tuple(turn.truncated[row] for turn in turns),
@@ -143,8 +144,31 @@ def make_records(
     ]
 
 
+def problem_names(rows: Rows) -> list[str]:
+    """
+    Says what the samples of a problem have in common, also between models and files: its id, or what it asks.
+
+    Args:
+        rows (`dict[str, list]`):
+            The rows.
+
+    Returns:
+        `list[str]`: a name for each row.
+
+    Example:
+
+    ```python
+    >>> problem_names({"prompt": ["2+2?", "1+1?"], "task": ["sums", "sums"], "problem_id": ["7", None]})
+    ['sums/7', '1+1?']
+
+    ```
+    """
+    unknown = [None] * len(rows["prompt"])
+    columns = zip(rows["prompt"], rows.get("problem_id") or unknown, rows.get("task") or unknown, strict=True)
+    return [_problem_name(*row) for row in columns]
+
+
 def _problem_name(prompt: Prompt, problem_id: Any, task: str | None) -> str:
-    """What the samples of a problem have in common, also between models and files: its id, or what it asks."""
     if problem_id is None:
         return prompt if isinstance(prompt, str) else str(prompt[-1]["content"])
     return str(problem_id) if task is None else f"{task}/{problem_id}"

@@ -6,6 +6,7 @@ Second step of an evaluation, between the settings and the rewards. `evaluation_
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,13 @@ from trl_score.score.prompts import (
     text_correction,
     tokenize_prompts,
 )
-from trl_score.score.rollout import roll_out_turns
+from trl_score.score.rollout import TimedTurns, roll_out_turns
 
 if TYPE_CHECKING:
     from datasets import Dataset
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 # Whatever the model's own generation config says: as in training, the policy itself is what is measured.
 _PLAIN_SAMPLING: dict[str, Any] = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
@@ -70,6 +73,7 @@ class LocalRespondent:
         self.settings = settings
         self._is_chat = is_conversational_prompt(dataset[0]["prompt"])
         self._corrections: dict[str, Correction] = {}
+        self._has_warned = False
         own_prompts = dataset[CORRECTION_COLUMN] if CORRECTION_COLUMN in dataset.column_names else []
         for prompt in own_prompts:
             if prompt is not None:
@@ -106,16 +110,32 @@ class LocalRespondent:
         """
         corrections = [self._correction(prompt) for prompt in self.settings.row_correction_prompts(rows)]
         given = self.settings.given_first_turns(rows, sample)
+        prompt_ids = tokenize_prompts(rows["prompt"], self.tokenizer, self.settings.chat_template_kwargs)
         with torch.random.fork_rng(), _evaluation_mode(self.model):
             torch.manual_seed(seed)
             timed = roll_out_turns(
-                tokenize_prompts(rows["prompt"], self.tokenizer, self.settings.chat_template_kwargs),
+                prompt_ids,
                 [corrections] * (self.settings.num_turns - 1),
                 self._engine,
                 self.settings.row_budgets(rows),
                 offline_turns_1=[self._encode(text) for text in given],
             )
+        self._warn_beyond_context(prompt_ids, timed)
         return [self._decode(turns) for turns in timed.turns]
+
+    def _warn_beyond_context(self, prompt_ids: Sequence[list[int]], timed: TimedTurns) -> None:
+        """Once: a model that goes on beyond what it was made for writes nonsense, and does not say so."""
+        context = self.model.config.get_text_config().to_dict().get("max_position_embeddings")
+        steps = [prompt_ids, *([turn.token_ids for turn in turns] for turns in timed.turns), *timed.correction_ids]
+        longest = max(sum(map(len, parts)) for parts in zip(*steps, strict=True))
+        if context and longest > context and not self._has_warned:
+            self._has_warned = True
+            logger.warning(
+                "A conversation of %d tokens is longer than the model's context of %d: what it writes there does not "
+                "count for much. Ask for fewer or shorter turns.",
+                longest,
+                context,
+            )
 
     def _correction(self, prompt: "str | list[Message]") -> Correction:
         key = json.dumps(prompt)

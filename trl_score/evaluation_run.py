@@ -24,6 +24,7 @@ from trl_score.metrics import Interval
 from trl_score.records import BUDGET_COLUMNS, Completion, RewardFunc
 from trl_score.score.prompts import is_conversational_prompt
 from trl_score.score.turn_rewards import TurnContext, TurnReward
+from trl_score.user_errors import UserError
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -54,6 +55,7 @@ def run_evaluation(
     reward_func: RewardFunc,
     settings: EvaluationSettings,
     *,
+    about: Mapping[str, Any] | None = None,
     output_dir: str | Path | None = None,
     overwrite: bool = False,
     progress: str | None = None,
@@ -70,6 +72,8 @@ def run_evaluation(
             A reward function as in training.
         settings ([`EvaluationSettings`]):
             How is asked.
+        about (`Mapping`, *optional*):
+            What else is to be kept of it, and must be the same when it is gone on with; as JSON can hold it.
         output_dir (`str` or `Path`, *optional*):
             Folder to write into, see docs/evaluation.md. What is there of the same evaluation is gone on with.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -83,14 +87,16 @@ def run_evaluation(
     Raises:
         `ValueError`: If the dataset is empty or lacks a column, the folder holds another evaluation, or no problem
             could be scored.
+        `UserError`: If an endpoint gave no reply to any problem.
     """
     check_rows(dataset, settings)
     with ExitStack() as open_files:
         folder = None
         if output_dir is not None:
-            description = describe_evaluation(respondent.identity, dataset, reward_func, settings)
+            description = describe_evaluation(respondent.identity, dataset, reward_func, settings, about)
             folder = open_files.enter_context(EvaluationFolder(output_dir, description, overwrite=overwrite))
         records = _collect_records(respondent, dataset, reward_func, settings, folder, progress)
+        _refuse_silence(records)
         metrics = headline_metrics(records, seed=settings.seed)
         if folder is not None and not folder.has_metrics:
             summary = summarize_records(records, seed=settings.seed)
@@ -99,7 +105,11 @@ def run_evaluation(
 
 
 def describe_evaluation(
-    identity: Mapping[str, Any], dataset: "Dataset", reward_func: RewardFunc, settings: EvaluationSettings
+    identity: Mapping[str, Any],
+    dataset: "Dataset",
+    reward_func: RewardFunc,
+    settings: EvaluationSettings,
+    about: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Says what is evaluated, on what, how: what two runs must have in common to be one evaluation.
@@ -113,12 +123,15 @@ def describe_evaluation(
             The reward function.
         settings ([`EvaluationSettings`]):
             How is asked.
+        about (`Mapping`, *optional*):
+            What else belongs to it.
 
     Returns:
         `dict`: as JSON can hold it.
     """
     return {
         **identity,
+        **(about or {}),
         "dataset": dataset_identity(dataset),
         "reward": reward_name(reward_func),
         **settings.as_dict(),
@@ -236,6 +249,16 @@ def _score_turn(reward_func: RewardFunc, rows: Rows, turns: Sequence[AnsweredTur
 def _completions(turn: AnsweredTurn, rows: Sequence[int], is_chat: bool) -> list[Completion]:
     texts = [turn.texts[row] for row in rows]
     return [[{"role": "assistant", "content": text}] for text in texts] if is_chat else list(texts)
+
+
+def _refuse_silence(records: Sequence[EvaluationRecord]) -> None:
+    """An endpoint that answered nobody is down, and no model to be measured."""
+    failures = [record.failure for record in records if record.failure is not None]
+    if len(failures) == len(records):
+        raise UserError(
+            f"Expected replies from the endpoint, got none to {len(records)} problems. The first failure: "
+            f"{failures[0]} Put right what is wrong and run again: all are asked again."
+        )
 
 
 def _versions() -> dict[str, str]:

@@ -6,17 +6,26 @@ Last step of an evaluation; what it shows may also come from a `summary.json` or
 
 import re
 from collections.abc import Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from trl_score.metrics import Interval
+from trl_score.metrics import Interval, McNemarTest, PairedComparison
 
 Metrics: TypeAlias = Mapping[str, Interval | Mapping[str, float | None]]
 """Metrics of a pair of turns by name: as `self_correction_metrics` gives them, or as JSON holds them."""
 
+_OF_SAMPLES = {
+    "pass_at_k": "pass@k of each turn, by k",
+    "maj_at_k": "maj@k of each turn, by k",
+    "inference_scaling": "Majority of 2K first turns, or of K corrected ones, by 2K",
+}
+_COUNTS = {
+    "num_failed": "had no reply from the endpoint, are not scored, and are asked again by the next run",
+    "num_unscorable": "could not be scored at turn 1 or the last turn and are in no difference",
+}
 _NUMBERS = ("value", "low", "high")
 _PAIR_KEY = re.compile(r"delta_t(\d+)_t(\d+)")
 
@@ -58,6 +67,71 @@ def print_self_correction_tables(
         console.print(self_correction_table(shown, title=title))
 
 
+def print_summary(console: Console, label: str, summary: Mapping[str, Any]) -> None:
+    """
+    Prints what a `metrics.json` says: the paper's table, and where there is such a thing the accuracy at each of many
+    turns, by level, by task, and of several samples.
+
+    Args:
+        console ([`~rich.console.Console`]):
+            Where to print.
+        label (`str`):
+            What the model is called.
+        summary (`Mapping`):
+            The content of a `metrics.json`, see docs/evaluation.md.
+    """
+    num_turns = len(summary["accuracy_by_turn"])
+    decoding = "sampled" if summary["evaluation"]["do_sample"] else "greedy"
+    main_pair = f"t1_t{num_turns}"
+    if num_turns > 1:
+        rows = {label: {decoding: summary["pairs"][main_pair]}}
+        print_self_correction_tables(rows, num_problems=summary["num_problems"], console=console)
+    if num_turns != 2:
+        by_turn = {f"turn {turn}": {"": interval} for turn, interval in enumerate(summary["accuracy_by_turn"], start=1)}
+        _print_numbers(console, f"Accuracy of {label} by turn, {decoding}", by_turn)
+    for group, name in (("by_level", "level"), ("by_task", "task")):
+        tables = {f"{name} {value}": table["pairs"].get(main_pair) for value, table in summary[group].items()}
+        shown = {value: table for value, table in tables.items() if table is not None}
+        if len(shown) > 1:
+            console.print(self_correction_table(shown, title=f"By {name}, {decoding}"))
+    for key, title in _OF_SAMPLES.items():
+        if key in summary:
+            _print_numbers(console, title, summary[key])
+    for key, told in _COUNTS.items():
+        if summary[key]:
+            console.print(f"{summary[key]} of {summary['num_records']} answers {told}.", soft_wrap=True)
+
+
+def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
+    """
+    Prints the paired tests of two models.
+
+    Args:
+        console ([`~rich.console.Console`]):
+            Where to print.
+        comparison (`Mapping`):
+            As [`~trl_score.evaluation_comparison.compare_records`] gives it.
+    """
+    console.print(
+        f"This model less the other, {comparison['num_records']} answers of both (%, below it the 95% interval)",
+        soft_wrap=True,
+    )
+    table = Table(box=HORIZONTALS)
+    for heading in ("", "difference", "p, sign flips", "p, McNemar"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    for name, result in comparison.items():
+        if not isinstance(result, PairedComparison):
+            continue
+        is_accuracy, turn = name.startswith("accuracy_"), name.removeprefix("accuracy_")
+        table.add_row(
+            turn.replace("t", "turn ") if is_accuracy else "delta",
+            _percent(result.difference, is_signed=True),
+            f"{result.p_value:.4f}",
+            _mcnemar_cell(comparison.get(f"mcnemar_{turn}") if is_accuracy else None),
+        )
+    console.print(table)
+
+
 def self_correction_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
     """
     Makes the paper's table.
@@ -93,6 +167,25 @@ def self_correction_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
         cells = (_percent(metrics[key], is_signed=key.startswith("delta_t")) for key in columns.values())
         table.add_row(label, *cells)
     return table
+
+
+def _mcnemar_cell(test: McNemarTest | None) -> str:
+    """The p-value, and below it how many problems only this model gets right, and only the other."""
+    return "" if test is None else f"{test.p_value:.4f}\n[dim]{test.only_b} : {test.only_a}[/dim]"
+
+
+def _print_numbers(console: Console, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
+    """A row of numbers with their bounds for each label. A title in such a narrow table would be broken."""
+    console.print(f"{title} (%, below it the 95% interval)", soft_wrap=True)
+    table = Table(box=HORIZONTALS)
+    table.add_column("", overflow="fold")
+    headings = list(dict.fromkeys(heading for numbers in rows.values() for heading in numbers))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for label, numbers in rows.items():
+        cells = [_percent(numbers[name], is_signed=False) if name in numbers else "" for name in headings]
+        table.add_row(label, *cells)
+    console.print(table)
 
 
 def _pair_of_turns(metrics: Metrics) -> tuple[int, int]:

@@ -179,6 +179,7 @@ class Journal:
 
     Attributes:
         replies (`dict[str, ChatReply]`): What has been answered, by [`request_key`].
+        failures (`dict[str, ChatFailure]`): What failed in this run, by row.
         failed_before (`frozenset[str]`): The rows that failed in the last run.
 
     Raises:
@@ -203,6 +204,7 @@ class Journal:
         self.path = Path(path)
         self.errors_path = self.path.with_name(self.path.stem + ".errors.jsonl")
         self.replies: dict[str, ChatReply] = {}
+        self.failures: dict[str, ChatFailure] = {}
         self.failed_before: frozenset[str] = frozenset()
         self._file = LineFile(self.path)
         self._errors_file = -1
@@ -251,6 +253,12 @@ class Journal:
         """
         with self._writing:
             append_lines(self._errors_file, [{"row_id": row_id, **asdict(failure)}])
+            self.failures[row_id] = failure
+
+    def clear(self) -> None:
+        """Forgets all replies: everything is asked anew."""
+        self._file.cut(0)
+        self.replies = {}
 
     def _read(self) -> dict[str, ChatReply]:
         replies = {}
