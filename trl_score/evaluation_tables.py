@@ -20,7 +20,7 @@ Metrics: TypeAlias = Mapping[str, Interval | Mapping[str, float | None]]
 _OF_SAMPLES = {
     "pass_at_k": "pass@k of each turn, by k",
     "maj_at_k": "maj@k of each turn, by k",
-    "inference_scaling": "Majority of 2K first turns, or of K corrected ones, by 2K",
+    "inference_scaling": "Majority of 2K first turns or K corrected, by 2K",
 }
 _COUNTS = {
     "num_failed": "had no reply from the endpoint, are not scored, and are asked again by the next run",
