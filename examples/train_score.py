@@ -31,6 +31,7 @@ from peft import AutoPeftModelForCausalLM, PeftModel
 from rich.console import Console
 from rich.table import Table
 from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback
+from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 import trl_score
@@ -96,7 +97,7 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
         **(training_args.model_init_kwargs or {}),
     }
     reward_funcs = load_reward_funcs(script_args.reward_funcs)
-    is_adapter = (Path(base_path) / "adapter_config.json").is_file()  # such as Stage I's, to go on with in Stage II
+    is_adapter = find_adapter_config_file(base_path) is not None  # such as Stage I's, to go on with in Stage II
     wants_eval = training_args.eval_strategy != "no"
     trainer = SCoReTrainer(
         model=load_trained_adapter(base_path, training_args) if is_adapter else base_path,
@@ -109,6 +110,8 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
         peft_config=None if is_adapter else get_peft_config(model_args),
         callbacks=[CopyDetector(), SandbaggingDetector(), KLBudgetDetector(), TruncationDetector()],
     )
+    if is_adapter:
+        trainer.tell_adapter(base_path)
     trainer.remove_callback(ProgressCallback)
     if not training_args.disable_tqdm:
         trainer.add_callback(TurnProgress())
@@ -128,7 +131,7 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
 
 
 def load_trained_adapter(path: str, training_args: SCoReConfig) -> PeftModel:
-    """Loads an adapter with its base, to train it further."""
+    """Loads an adapter, from a folder or the Hub, with its base, to train it further."""
     kwargs = {name: value for name, value in (training_args.model_init_kwargs or {}).items() if name != "revision"}
     training_args.model_init_kwargs = None
     return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **kwargs)

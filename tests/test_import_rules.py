@@ -123,6 +123,7 @@ LAYERS = {
         (
             "score.score_config",
             "score.preflight",
+            "score.adapters",
             "score.trainer_inputs",
             "score.score_trainer",
             "callbacks",

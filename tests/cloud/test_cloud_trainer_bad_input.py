@@ -168,3 +168,11 @@ def test_a_head_of_the_wrong_width(local_model, tmp_path):
     AutoTokenizer.from_pretrained(local_model("qwen2")).save_pretrained(tmp_path / "saved")
     with pytest.raises(ValueError, match=r"of another shape .*reward_head\.dense"):
         CLoudRewardTrainer(str(tmp_path / "saved"), short_config(tmp_path), train_dataset=preference_dataset(4))
+
+
+def test_an_adapter_loaded_for_inference_is_refused(local_model, tmp_path):
+    base = CLoudRewardModel.from_causal_lm(str(local_model("qwen2")))
+    model = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["reward_head"]))
+    model.requires_grad_(False)  # as PEFT loads it, and `load_reward_model`
+    with pytest.raises(ValueError, match=r"cannot be trained: .* takes gradients.*set_adapter"):
+        CLoudRewardTrainer(model, short_config(tmp_path), train_dataset=preference_dataset(4))

@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
 
 from trl_score import CLoudRewardTrainer, SCoReTrainer, load_reward_model  # noqa: E402
 from trl_score.pipeline import SelfCorrectionPipeline  # noqa: E402
+from trl_score.publishing.merge import merge_adapter  # noqa: E402
 from trl_score.publishing.push import PushError  # noqa: E402
 
 BASE = "ann/base"
@@ -102,10 +103,12 @@ def load(folder: Path) -> dict[str, Any]:
         "cloud-full": load_reward_model("ann/cloud-full"),
     }
     pipe = SelfCorrectionPipeline("ann/score-adapter")
+    merged = merge_adapter("ann/score-adapter", folder / "merged").folder
     return {
         "outputs": {name: outputs(model) for name, model in models.items()},
         "pipeline": {"budgets": pipe.trained_budgets, "outputs": outputs(pipe.model), "turns": pipe("1 + 1?").turns},
         "printed": {name: run_usage(name) for name in ("score-adapter", "cloud-adapter")},
+        "merged": outputs(AutoModelForCausalLM.from_pretrained(merged)),
         "kl": {str(reference): kl_of_further_training(folder, reference) for reference in (None, "base")},
     }
 

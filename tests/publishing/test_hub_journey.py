@@ -129,6 +129,10 @@ def test_what_is_loaded_from_the_hub_answers_like_what_was_trained(trained, load
     assert loaded["outputs"][name] == pytest.approx(trained["outputs"][name], abs=1e-6)
 
 
+def test_an_adapter_on_the_hub_is_merged_by_its_name(trained, loaded):
+    assert loaded["merged"] == pytest.approx(trained["outputs"]["score-adapter"], rel=1e-5, abs=1e-5)
+
+
 def test_the_pipeline_takes_the_adapter_with_its_prompt_and_budgets(trained, loaded):
     assert loaded["pipeline"]["outputs"] == pytest.approx(trained["outputs"]["score-adapter"], abs=1e-6)
     assert loaded["pipeline"]["budgets"] == [6, 6]

@@ -1,15 +1,14 @@
 """
 Pushes against a small Hub on this machine: what arrives, what a second push does, what a failed one says and leaves.
 
-`huggingface_hub` reads where the Hub is when it is imported, so its constants are set here, to the loopback address.
-`test_hub_journey.py` does the same through the environment, in processes of their own.
+`test_hub_journey.py` pushes what was really trained, in processes of their own.
 """
 
 import shlex
 
 import huggingface_hub
 import pytest
-from hub_server import TOKEN, HubServer, address_of_nobody, metadata_problems
+from hub_server import TOKEN, address_of_nobody, metadata_problems
 from run_folders import PUBLISHED, RECORD, WEIGHTS, adapter_run, summary, write_json
 
 from trl_score.cli import main
@@ -17,24 +16,6 @@ from trl_score.publishing.push import PAUSES_S, PushError, push_checkpoint, push
 
 # huggingface_hub's own way of sending a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationWarning")
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    with HubServer() as server:
-        constants = huggingface_hub.constants
-        for name, value in (("ENDPOINT", server.url), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
-            monkeypatch.setattr(constants, name, value)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
-
-
-@pytest.fixture
-def pauses(monkeypatch):
-    """The pauses that were made; nobody waits."""
-    made = []
-    monkeypatch.setattr("time.sleep", made.append)
-    return made
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from local_models import FAMILIES
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import LoraConfig
 from score_runs import (
     EngineTrainer,
     addition_dataset,
@@ -140,33 +140,6 @@ def test_new_adapter(local_model, tmp_path):
     assert changed == {name for name in before if "lora" in name}
     assert trainer.ref_model is None
     assert_reference_is(trainer, AutoModelForCausalLM.from_pretrained(local_model("qwen2")).eval())
-
-
-@pytest.mark.parametrize("reference", [None, "base"])
-def test_trained_adapter(reference, local_model, tmp_path):
-    path = local_model("qwen2")
-
-    def adapted() -> PeftModel:
-        torch.manual_seed(0)  # of the adapter's first factor
-        model = get_peft_model(AutoModelForCausalLM.from_pretrained(path), LORA)
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                if "lora_B" in name:
-                    parameter.fill_(0.05)
-        return model
-
-    trainer = short_trainer(
-        local_model, tmp_path, model=adapted(), ref_model_name_or_path=reference, learning_rate=1e-2
-    )
-    logs = run(trainer)
-    expected = adapted() if reference is None else AutoModelForCausalLM.from_pretrained(path)
-    assert_reference_is(trainer, expected.eval())
-    assert (logs[0]["score/kl_t1"] == pytest.approx(0, abs=1e-4)) == (reference is None)
-
-
-def test_adapter_refuses_a_named_reference(local_model, tmp_path):
-    with pytest.raises(ValueError, match=r"With PEFT the reference is .* got `ref_model_name_or_path='elsewhere'`"):
-        short_trainer(local_model, tmp_path, peft_config=LORA, ref_model_name_or_path="elsewhere")
 
 
 def test_mixture_of_experts_trains_its_router(local_model, tmp_path):

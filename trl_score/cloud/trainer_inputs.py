@@ -1,7 +1,6 @@
 """What CLoudRewardTrainer is given, brought into the form that it works with: tokenizer, settings, model, adapter."""
 
 from copy import deepcopy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from accelerate.utils import is_peft_model
@@ -13,6 +12,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     set_seed,
 )
+from transformers.utils import find_adapter_config_file
 
 from trl_score import trl_compat
 from trl_score.cloud.cloud_config import CLoudRewardConfig
@@ -89,18 +89,17 @@ def load_model_config(model: "AnyModel", args: CLoudRewardConfig) -> Any:
         [`~transformers.PretrainedConfig`]: the model's configuration.
 
     Raises:
-        `ValueError`: If the model is an adapter's folder.
+        `ValueError`: If the model is an adapter.
     """
     if not isinstance(model, str):
         return model.config
-    if (Path(model) / "adapter_config.json").is_file():
+    revision = model_init_kwargs(args).get("revision")
+    if find_adapter_config_file(model, revision=revision) is not None:
         raise ValueError(
             f"{model!r} is an adapter, a model was expected. Load it with `load_reward_model`, make it trainable with "
             "`model.set_adapter('default')`, and pass the model and its tokenizer."
         )
-    return AutoConfig.from_pretrained(
-        model, revision=model_init_kwargs(args).get("revision"), trust_remote_code=args.trust_remote_code
-    )
+    return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
 
 
 def check_critique_prompt(config: Any, args: CLoudRewardConfig) -> None:
@@ -178,7 +177,7 @@ def build_model(
         [`CLoudRewardModel`] or [`~peft.PeftModel`]: the model.
 
     Raises:
-        `ValueError`: If a PEFT model does not save its reward head.
+        `ValueError`: If a PEFT model does not save its reward head, or cannot be trained.
         `TypeError`: If it is no such model.
     """
     set_seed(args.seed)
@@ -193,6 +192,11 @@ def build_model(
             )
         for name, config in model.peft_config.items():
             _check_saves_head(name, config)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ValueError(
+                "The adapter cannot be trained: none of its weights takes gradients. Call "
+                "`model.set_adapter('default')` after `load_reward_model`."
+            )
         return model
     if not isinstance(model, CLoudRewardModel):
         model = CLoudRewardModel.from_causal_lm(model, critique_prompt=args.critique_prompt)

@@ -130,11 +130,11 @@ def checkpoint_files(folder: Path) -> list[PublishedFile]:
 
 def is_local(name: str) -> bool:
     """
-    Tell whether a model's name is a place on this machine, which nobody else can load it from.
+    Tell whether the name of a model or a dataset is a place on this machine, where nobody else finds it.
 
     Args:
         name (`str`):
-            As given to `from_pretrained`.
+            As given to `from_pretrained` or `load_dataset`.
 
     Returns:
         `bool`: Whether it is.
@@ -143,7 +143,25 @@ def is_local(name: str) -> bool:
         >>> is_local("/data/models/qwen"), is_local("./out"), is_local("Qwen/Qwen2.5-1.5B-Instruct")
         (True, True, False)
     """
-    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).is_dir()
+    return name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or Path(name).exists()
+
+
+def published_name(name: str | None) -> str | None:
+    """
+    Give the name under which a dataset is published: of a place on this machine its last part.
+
+    Args:
+        name (`str`, *optional*):
+            As given to `load_dataset`.
+
+    Returns:
+        `str`, *optional*: The name.
+
+    Example:
+        >>> published_name("/home/ann/sums.jsonl"), published_name("openai/gsm8k"), published_name(None)
+        ('sums.jsonl', 'openai/gsm8k', None)
+    """
+    return Path(name).name if name is not None and is_local(name) else name
 
 
 def without_places(settings: Any, base_model: str | None = None) -> Any:

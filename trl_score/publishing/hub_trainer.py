@@ -18,7 +18,7 @@ from transformers.trainer_utils import HubStrategy
 from transformers.utils import PushInProgress
 
 from trl_score.publishing.card import CARD_FILE, write_card
-from trl_score.publishing.files import published_files
+from trl_score.publishing.files import published_files, published_name
 from trl_score.publishing.push import PAUSES_S, push_checkpoint, push_run, repeat_command, try_again
 from trl_score.publishing.record import (
     dataset_name,
@@ -146,7 +146,7 @@ class HubTrainer(Trainer):
         self._card_facts = {
             "tags": sorted(draft.data.tags),
             "links": re.findall(r"^\[<img .*", draft.text, re.MULTILINE),
-            "dataset": dataset_name or self._card_facts["dataset"],
+            "dataset": published_name(dataset_name) or self._card_facts["dataset"],
         }
         self._describe(folder)
 
@@ -232,11 +232,16 @@ class HubTrainer(Trainer):
             return
         if running and not self.args.hub_always_push:
             return
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
         if not running:
             self.report_pushes()
+        try:
+            files = published_files(checkpoint)
+        except (FileNotFoundError, ValueError) as error:  # such as sharded weights; training goes on
+            logger.error("%s is not pushed. %s", checkpoint, error)
+            return
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # A push reads the output folder, because the checkpoint may be deleted before it is done.
-        for file in published_files(checkpoint):
+        for file in files:
             shutil.copy2(file.file, Path(self.args.output_dir) / file.file.name)
         self.push_in_progress = PushInProgress([*running, *self._start_pushes(checkpoint)])
 

@@ -262,8 +262,9 @@ def _read(file: Path) -> Mapping[str, Any]:
 
 
 def _can_draw(run: Run) -> bool:
-    keys = {key for entry in run.log_history for key in entry}
-    return bool(keys & set(SCORE_LOG_KEYS) or run.records)
+    """Whether there is anything to draw, and curves are more than a point."""
+    steps = {entry.get("step") for entry in run.log_history if entry.keys() & SCORE_LOG_KEYS.keys()}
+    return len(steps) > 1 or bool(run.records)
 
 
 def _caption(name: str) -> str:

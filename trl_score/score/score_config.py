@@ -102,8 +102,9 @@ class SCoReConfig(GRPOConfig):
             gradient is the forward KL's.
         ref_model_name_or_path (`str`, *optional*):
             Where the frozen reference is loaded from. By default the model that training starts from; name the base
-            model when Stage II starts from a Stage-I checkpoint. With PEFT: `"base"` for the model without its adapter,
-            even if training starts from a trained one.
+            model when Stage II starts from a Stage-I checkpoint. With PEFT: by default the adapter that training starts
+            from, as it stood then (a new one is no adapter yet); `"base"` for the model without its adapter; or where
+            another adapter of the same base lies.
 
         > Parameters that control the two turns
 
@@ -231,7 +232,7 @@ class SCoReConfig(GRPOConfig):
         metadata={
             "help": "Where the frozen reference is loaded from. By default the model that training starts from; name "
             "the base model when Stage II starts from a Stage-I checkpoint. With PEFT: 'base' for the model without "
-            "its adapter."
+            "its adapter, or an adapter of the same base."
         },
     )
 

@@ -19,6 +19,7 @@ from trl_score import trl_compat
 from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, print_turns_table, save_turns_table
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
+from trl_score.score.adapters import check_adapters, set_reference_adapter
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
@@ -153,6 +154,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
+        check_adapters(model, peft_config, args.ref_model_name_or_path)
         preflight.check_engine(args, model, peft_config)
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
         self._row_settings = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
@@ -177,8 +179,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.beta = needed_beta
         if reference is not None:
             self.use_reference(reference)
-        elif args.ref_model_name_or_path == "base" and "ref" in self._peft_model().peft_config:
-            self._peft_model().delete_adapter("ref")
+        elif args.needs_reference and is_peft_model(self._peft_model()):
+            set_reference_adapter(self._peft_model(), args.ref_model_name_or_path)
         # The end-of-turn token of the template ends a turn, whether or not the model's own settings say so.
         closing = self._row_settings.own.correction.closing_ids[-1:]
         self.eos_token_ids = [*self.eos_token_ids, *(token for token in closing if token not in self.eos_token_ids)]

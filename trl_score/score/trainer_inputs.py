@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from accelerate.utils import is_peft_model
@@ -11,6 +10,7 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from trl_score import trl_compat
+from trl_score.score.adapters import refuse_adapter_name
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.turn_rewards import AsyncTurnReward, TurnContext, TurnReward
 
@@ -73,15 +73,14 @@ def load_model_config(model: "str | PreTrainedModel | PeftModel", args: SCoReCon
 
     Returns:
         [`~transformers.PretrainedConfig`]: the model's configuration.
+
+    Raises:
+        `ValueError`: If the model is an adapter.
     """
     if not isinstance(model, str):
         return model.config
-    if (Path(model) / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{model!r} is an adapter, a model was expected. Load it with "
-            "`AutoPeftModelForCausalLM.from_pretrained(..., is_trainable=True)` and pass the model and its tokenizer."
-        )
     revision = model_init_kwargs(args).get("revision")
+    refuse_adapter_name(model, revision)
     return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
 
 
@@ -141,7 +140,7 @@ def copied_reference(
     The reference, where TRL would not make the right one: a named one, and a copy of a model that is in memory.
 
     TRL loads the reference of an in-memory model from the path that the model once came from, which is another model if
-    it was trained since. With PEFT the reference is the model with its adapter off, and TRL sees to that.
+    it was trained since. With PEFT the reference is the model with another adapter or none, see `adapters`.
 
     Args:
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
@@ -155,15 +154,10 @@ def copied_reference(
         `torch.nn.Module`, *optional*: the reference, or `None` where TRL makes it or none is needed.
 
     Raises:
-        `ValueError`: If `ref_model_name_or_path` does not go with PEFT, or `"base"` stands without PEFT.
+        `ValueError`: If `"base"` stands without PEFT, or the model cannot be copied.
     """
     path = args.ref_model_name_or_path
     if peft_config is not None or (not isinstance(model, str) and is_peft_model(model)):
-        if path not in (None, "base"):
-            raise ValueError(
-                f"With PEFT the reference is the model without its adapter, or the adapter's first state, got "
-                f"`ref_model_name_or_path={path!r}`. Leave it out, or pass 'base'."
-            )
         return None
     if path == "base":
         raise ValueError("`ref_model_name_or_path='base'` is for PEFT. Pass the base model's name or path instead.")
