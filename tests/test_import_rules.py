@@ -175,6 +175,13 @@ LAYERS = {
     ),
     # A page about a run, from its files alone.
     "report": Layer(("report", "report_page"), ("text", "plots"), (), ("matplotlib", "jinja2")),
+    # Pictures of a run into the trackers that it reports to, while it trains.
+    "tracking": Layer(
+        ("tracking",),
+        ("text", "plots"),
+        ("transformers",),
+        ("torch", "numpy", "pandas", "matplotlib", "wandb", "trackio"),
+    ),
     "terminal": Layer(("terminal_view",), ("text",), (), ("rich",)),
     # The command line: on top of all, and of nothing but the standard library until a command runs.
     "command line": Layer(

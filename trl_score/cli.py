@@ -24,9 +24,9 @@ COMMANDS = {
     "correct": "try a model by hand, all turns side by side",
     "plot": "draw the figures of one run, or of several over each other",
     "report": "write one HTML page on a run",
-    "env": "print what a bug report needs",
     "merge": "merge an adapter into its base model",
     "push": "push a run's folder to the Hub",
+    "env": "print what a bug report needs",
 }
 """Each command and what it does, in the order of `--help`; the module `trl_score.commands.NAME` is it."""
 

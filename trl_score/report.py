@@ -19,7 +19,7 @@ from trl_score.metrics.changed_words import mark_turns
 from trl_score.plots.log_history import LogHistory, find_trainer_state, read_json
 from trl_score.plots.records import TurnRecord
 from trl_score.plots.run_folder import Run, read_run
-from trl_score.plots.run_metrics import STAGE_LABELS, Numbers, evaluated_models
+from trl_score.plots.run_metrics import STAGE_LABELS, TABLE_METRICS, Numbers, evaluated_models
 from trl_score.plots.runs import FIGURE_CAPTIONS, figures_of_runs, refuse_to_overwrite
 from trl_score.plots.style import inline_svg
 from trl_score.records import SCORE_CONFIG_FILE
@@ -28,7 +28,6 @@ from trl_score.report_page import PAGE, SCRIPT, STYLE
 KINDS = ("fixed", "broken", "changed", "unchanged")
 """What rollouts can be filtered by; the last two speak of the final answer."""
 
-_METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
 _SIGNED = "delta_t1_t2"
 _TONES = {"fixed": "good", "right": "good", "broken": "bad", "wrong": "bad"}
 _CONFIGURATION_FILES = {SCORE_CONFIG_FILE: "SCoRe", "adapter_config.json": "Adapter", "config.json": "Model"}
@@ -233,7 +232,7 @@ def _table_rows(run: Run) -> list[dict[str, Any]]:
 
 def _table_row(label: str, num_problems: int | None, metrics: Mapping[str, Numbers]) -> dict[str, Any]:
     count = {"value": "–" if num_problems is None else str(num_problems), "interval": ""}
-    return {"label": label, "cells": [count, *(_cell(metrics.get(name), name == _SIGNED) for name in _METRICS)]}
+    return {"label": label, "cells": [count, *(_cell(metrics.get(name), name == _SIGNED) for name in TABLE_METRICS)]}
 
 
 def _cell(metric: Numbers | None, is_signed: bool) -> dict[str, str]:

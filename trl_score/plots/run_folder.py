@@ -65,7 +65,13 @@ class Run:
         return {record.problem for records in self.records.values() for record in records}
 
 
-def read_run(folder: str | Path, label: str | None = None, *, with_tables: bool = True) -> Run:
+def read_run(
+    folder: str | Path,
+    label: str | None = None,
+    *,
+    with_tables: bool = True,
+    log_history: LogHistory | None = None,
+) -> Run:
     """
     Read the folder of a run.
 
@@ -76,6 +82,8 @@ def read_run(folder: str | Path, label: str | None = None, *, with_tables: bool 
             What it is called in figures. By default the folder's name.
         with_tables (`bool`, *optional*, defaults to `True`):
             Whether to read the tables of rollouts too.
+        log_history (`list[dict]`, *optional*):
+            What was logged, of a run that has not saved it yet. By default it is read from the folder.
 
     Returns:
         [`Run`]: What lies in it.
@@ -87,10 +95,12 @@ def read_run(folder: str | Path, label: str | None = None, *, with_tables: bool 
     place = Path(folder)
     if not place.is_dir():
         raise FileNotFoundError(f"Expected the folder of a run, got {str(folder)!r}, which is no folder.")
+    if log_history is None:
+        log_history = read_log_history(place) if find_trainer_state(place) else ()
     run = Run(
         label=label or place.resolve().name,
         folder=place,
-        log_history=read_log_history(place) if find_trainer_state(place) else (),
+        log_history=log_history,
         records={name: read_records(file) for name, file in _find_records(place).items()},
         tables=_read_last_tables(place / "completions") if with_tables else {},
         summary=read_json(place / "summary.json") if (place / "summary.json").is_file() else {},

@@ -9,6 +9,9 @@ from trl_score.plots.run_folder import Run
 STAGE_LABELS = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"}
 """What the models are called that `summary.json` compares, in the order of training."""
 
+TABLE_METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
+"""The metrics of a table on a run, in its order."""
+
 Numbers = Mapping[str, float | None]
 """A metric as JSON holds it: `value`, and `low` and `high` of its 95% interval."""
 
