@@ -25,7 +25,7 @@ import transformers
 import trl
 from accelerate import PartialState
 from accelerate.logging import get_logger
-from datasets import Dataset
+from datasets import Dataset, disable_progress_bars
 from train_score import (
     EMBEDDED,
     METRICS,
@@ -126,6 +126,7 @@ def main(script_args: BaselineScriptArguments, training_args: SCoReConfig, model
     """Trains with one method, and measures base and result."""
     method = find_method(script_args.method)
     transformers.logging.disable_progress_bar()  # of loading and saving weights
+    disable_progress_bars()  # of making rows into datasets
     task = load_task(script_args, with_changes(training_args, method.changes), model_args)
     check(method, task)
     start = time.perf_counter()

@@ -77,8 +77,8 @@ class LocalRespondent:
         own_prompts = dataset[CORRECTION_COLUMN] if CORRECTION_COLUMN in dataset.column_names else []
         for prompt in own_prompts:
             if prompt is not None:
-                self._correction(prompt)
-        closing_ids = self._correction(settings.correction_prompt).closing_ids
+                self.correction(prompt)
+        closing_ids = self.correction(settings.correction_prompt).closing_ids
         self._engine = TransformersEngine(
             model,
             stop_ids=stop_ids(model, tokenizer, closing_ids),
@@ -108,20 +108,45 @@ class LocalRespondent:
         Returns:
             `list[AnsweredTurn]`: the turns, each of all rows.
         """
-        corrections = [self._correction(prompt) for prompt in self.settings.row_correction_prompts(rows)]
+        return [self.decode(turns) for turns in self.roll_out(rows, sample=sample, seed=seed).turns]
+
+    def roll_out(self, rows: Rows, *, sample: int, seed: int) -> TimedTurns:
+        """
+        The same as `answer`, as tokens, with what stands between the turns.
+
+        Args:
+            rows (`dict[str, list]`):
+                The rows.
+            sample (`int`):
+                Which sample of them, from 0.
+            seed (`int`):
+                Of all that is drawn.
+
+        Returns:
+            [`~trl_score.score.rollout.TimedTurns`]: the turns, each of all rows.
+        """
         given = self.settings.given_first_turns(rows, sample)
-        prompt_ids = tokenize_prompts(rows["prompt"], self.tokenizer, self.settings.chat_template_kwargs)
+        prompt_ids = self.tokenize(rows)
         with torch.random.fork_rng(), _evaluation_mode(self.model):
             torch.manual_seed(seed)
             timed = roll_out_turns(
                 prompt_ids,
-                [corrections] * (self.settings.num_turns - 1),
+                self.requests(rows),
                 self._engine,
                 self.settings.row_budgets(rows),
                 offline_turns_1=[self._encode(text) for text in given],
             )
         self._warn_beyond_context(prompt_ids, timed)
-        return [self._decode(turns) for turns in timed.turns]
+        return timed
+
+    def tokenize(self, rows: Rows) -> list[list[int]]:
+        """Gives each row's prompt as ids, which end where turn 1 begins."""
+        return tokenize_prompts(rows["prompt"], self.tokenizer, self.settings.chat_template_kwargs)
+
+    def requests(self, rows: Rows) -> list[list[Correction]]:
+        """Gives what stands before turn 2, turn 3, and so on: one for each row."""
+        corrections = [self.correction(prompt) for prompt in self.settings.row_correction_prompts(rows)]
+        return [corrections] * (self.settings.num_turns - 1)
 
     def _warn_beyond_context(self, prompt_ids: Sequence[list[int]], timed: TimedTurns) -> None:
         """Once: a model that goes on beyond what it was made for writes nonsense, and does not say so."""
@@ -137,7 +162,8 @@ class LocalRespondent:
                 context,
             )
 
-    def _correction(self, prompt: "str | list[Message]") -> Correction:
+    def correction(self, prompt: "str | list[Message]") -> Correction:
+        """Gives what stands between two turns where a prompt is asked."""
         key = json.dumps(prompt)
         if key not in self._corrections:
             self._corrections[key] = (
@@ -150,7 +176,8 @@ class LocalRespondent:
     def _encode(self, text: str | None) -> list[int] | None:
         return None if text is None else self.tokenizer.encode(text, add_special_tokens=False)
 
-    def _decode(self, turns: Sequence[GeneratedTurn]) -> AnsweredTurn:
+    def decode(self, turns: Sequence[GeneratedTurn]) -> AnsweredTurn:
+        """Gives one turn of each row as text too."""
         ids = [turn.token_ids for turn in turns]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return AnsweredTurn(texts, [turn.truncated for turn in turns], ids)

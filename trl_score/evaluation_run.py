@@ -217,14 +217,32 @@ def _answer_batch(
     return make_records(
         rows,
         turns,
-        [_score_turn(reward_func, rows, turns, number) for number in range(1, len(turns) + 1)],
+        [score_turn(reward_func, rows, turns, number) for number in range(1, len(turns) + 1)],
         is_turn_1_offline=[text is not None for text in given],
         sample=batch.sample,
     )
 
 
-def _score_turn(reward_func: RewardFunc, rows: Rows, turns: Sequence[AnsweredTurn], number: int) -> list[float | None]:
-    """Scores a turn of a batch as the trainer does, as an ordinary completion of the prompt; `None` without a reply."""
+def score_turn(reward_func: RewardFunc, rows: Rows, turns: Sequence[AnsweredTurn], number: int) -> list[float | None]:
+    """
+    Scores a turn of some rows as the trainer does, as an ordinary completion of the prompt.
+
+    Args:
+        reward_func (`Callable`):
+            A reward function as in training.
+        rows (`dict[str, list]`):
+            The rows, with what it needs.
+        turns (`Sequence[AnsweredTurn]`):
+            All their turns.
+        number (`int`):
+            Which turn, from 1.
+
+    Returns:
+        `list[float | None]`: the reward of each row; `None` where there was no reply, or it could not be scored.
+
+    Raises:
+        `TypeError`, `ValueError`: If what the function returns is wrong, see `check_turn_rewards`.
+    """
     turn = turns[number - 1]
     answered = [row for row in range(len(turn.texts)) if row not in turn.failures]
     rewards: list[float | None] = [None] * len(turn.texts)

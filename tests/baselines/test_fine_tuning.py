@@ -143,6 +143,7 @@ def test_each_iteration_samples_with_the_last_model_and_starts_from_the_base(
     continues: bool, trained_from: list[str] | None, monkeypatch: pytest.MonkeyPatch, traces_of: Any, tmp_path: Path
 ):
     sampled_with, starts, traces = [], [], traces_of("qwen2")
+    monkeypatch.setattr(fine_tuning, "_check_context", lambda *rest: None)
     monkeypatch.setattr(fine_tuning, "_sample", lambda path, *rest: sampled_with.append(path) or traces)
     monkeypatch.setattr(fine_tuning, "_fine_tune", lambda path, *rest: starts.append(path) or rest[2].updates)
     args = short_config(tmp_path / "out", max_completion_length=16)
@@ -184,6 +185,12 @@ def test_no_right_answer_is_an_error_that_says_what_was_sampled(local_model: Any
     with pytest.raises(ValueError, match=r"D_SFT needs at least one trace .* got none of 16 sampled rollouts"):
         fine_tune_on_traces(str(local_model("qwen2")), [BUDGET], tuning)
     assert not list(tmp_path.iterdir())
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_sampled(local_model: Any, tmp_path: Path):
+    tuning = FineTuning("D_STaR", short_config(tmp_path, max_completion_length=300), addition_dataset(), odd_length)
+    with pytest.raises(ValueError, match=r"must fit into the model's context of 512 tokens, got up to 7\d\d"):
+        fine_tune_on_traces(str(local_model("qwen2")), [BUDGET], tuning)
 
 
 def test_bad_input_is_refused_before_a_model_is_loaded(tmp_path: Path):

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 from accelerate import PartialState
 from datasets import Dataset
-from transformers import AutoTokenizer
+from peft import AutoPeftModelForCausalLM, PeftConfig
+from transformers import AutoConfig, AutoTokenizer
 from trl import SFTTrainer
 
 from trl_score.baselines.budget import Budget, Spent
@@ -25,12 +26,20 @@ from trl_score.baselines.trace_sets import Trace, fine_tuning_row, make_trace_se
 from trl_score.baselines.traces import draw_problems, sample_traces
 from trl_score.evaluation import load_model
 from trl_score.records import RewardFunc
-from trl_score.score.preflight import check_dataset, check_rewards
+from trl_score.score.preflight import (
+    check_context,
+    check_dataset,
+    check_rewards,
+    first_rows,
+    is_chat_dataset,
+    read_correction,
+)
+from trl_score.score.row_settings import RowSettings
 from trl_score.score.score_config import SCoReConfig
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
-    from peft import PeftConfig, PeftModel
+    from peft import PeftModel
     from transformers import BitsAndBytesConfig
 
 logger = logging.getLogger(__name__)
@@ -120,6 +129,7 @@ def fine_tune_on_traces(start_path: str, budgets: Sequence[Budget], tuning: Fine
             from.
     """
     tuning.check()
+    _check_context(start_path, tuning)
     output_dir = Path(cast(str, tuning.args.output_dir))
     path, spent = start_path, Spent(0, 0)
     for number, budget in enumerate(budgets, start=1):
@@ -150,8 +160,6 @@ def load_trainable(path: str, args: SCoReConfig) -> "str | PeftModel":
     """
     if not is_adapter(path):
         return path
-    from peft import AutoPeftModelForCausalLM
-
     kwargs = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
     kwargs = {name: value for name, value in kwargs.items() if name != "revision"}  # the base's own is in the adapter
     return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **kwargs)
@@ -169,6 +177,21 @@ def is_adapter(path: str) -> bool:
         `bool`: whether it is a folder with an adapter in it.
     """
     return (Path(path) / "adapter_config.json").is_file()
+
+
+def _check_context(path: str, tuning: FineTuning) -> None:
+    """Whether both turns fit into the model's context, for which no weights are needed."""
+    args, tokenizer = tuning.args, AutoTokenizer.from_pretrained(path)
+    rows = first_rows(cast(Dataset, tuning.dataset))
+    is_chat = is_chat_dataset([rows[0]["prompt"]])
+    settings = RowSettings(
+        args.turn_budgets,
+        args.correction_prompt,
+        lambda prompt: read_correction(prompt, is_chat, args, tokenizer),
+    )
+    base = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
+    config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code)
+    check_context([row["prompt"] for row in rows], [settings.of(row) for row in rows], args, tokenizer, config)
 
 
 def _sample(path: str, budget: Budget, number: int, tuning: FineTuning) -> list[Trace]:

@@ -6,19 +6,15 @@ Generated as three turns, of which the critique is not scored; recorded as two, 
 its table is the other methods' table.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
-
-from trl_score.baselines.sampling import TurnSampler, row_batches, score_two_turns
-from trl_score.evaluation import Evaluation, EvaluationRecord
-from trl_score.evaluation_records import make_records
-from trl_score.evaluation_turns import AnsweredTurn
-from trl_score.metrics import self_correction_metrics
+from trl_score.evaluation import Evaluation, EvaluationSettings
+from trl_score.evaluation_respondents import LocalRespondent
+from trl_score.evaluation_run import check_rows, run_evaluation
+from trl_score.evaluation_turns import AnsweredTurn, Rows
 from trl_score.records import Message, RewardFunc
-from trl_score.score.prompts import is_conversational_prompt
+from trl_score.score.prompts import Correction
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -113,47 +109,41 @@ def evaluate_self_refine(
     Raises:
         `ValueError`: If the dataset is empty or has no `prompt`, or the chat template cannot be continued.
     """
-    if len(dataset) == 0 or "prompt" not in dataset.column_names:
-        raise ValueError(
-            f"An evaluation needs rows with a `prompt`, got {len(dataset)} rows with the columns "
-            f"{dataset.column_names}."
-        )
-    sampler = TurnSampler(
-        model,
-        tokenizer,
-        (critique_prompt, refine_prompt),
-        max_completion_length,
-        is_chat=is_conversational_prompt(dataset[0]["prompt"]),
+    settings = EvaluationSettings(
+        max_completion_length=max_completion_length,
+        num_turns=3,
         do_sample=do_sample,
         temperature=temperature,
-        chat_template_kwargs=chat_template_kwargs,
-    )
-    records: list[EvaluationRecord] = []
-    critiques: list[str] = []
-    with tqdm(total=len(dataset), desc=progress, disable=progress is None, unit="problem", leave=False) as bar:
-        for rows in row_batches(dataset, batch_size):
-            sampled = sampler.sample(rows, f"{seed}-{len(records)}")
-            answers, texts = (sampled.turns[0], sampled.turns[2]), (sampled.texts[0], sampled.texts[2])
-            rewards = score_two_turns(reward_func, rows, texts, answers)
-            records += make_records(
-                rows,
-                [
-                    AnsweredTurn(written, [turn.truncated for turn in turns])
-                    for written, turns in zip(texts, answers, strict=True)
-                ],
-                list(zip(*rewards, strict=True)),
-                is_turn_1_offline=[False] * len(rows["prompt"]),
-                sample=0,
-            )
-            critiques += sampled.texts[1]
-            bar.update(len(rows["prompt"]))
-    return SelfRefineEvaluation(records, _metrics(records, seed), critiques)
-
-
-def _metrics(records: Sequence[EvaluationRecord], seed: int) -> Any:
-    return self_correction_metrics(
-        [record.correct for record in records],
-        [record.answers for record in records],
-        [record.turns for record in records],
+        batch_size=batch_size,
         seed=seed,
+        chat_template_kwargs=chat_template_kwargs or {},
     )
+    check_rows(dataset, settings)
+    respondent = _SelfRefineRespondent(model, tokenizer, settings, dataset, (critique_prompt, refine_prompt))
+    evaluation = run_evaluation(respondent, dataset, reward_func, settings, progress=progress)
+    return SelfRefineEvaluation(evaluation.records, evaluation.metrics, respondent.critiques)
+
+
+class _SelfRefineRespondent(LocalRespondent):
+    """Takes three turns, and keeps the second to itself."""
+
+    def __init__(
+        self,
+        model: "PreTrainedModel",
+        tokenizer: "PreTrainedTokenizerBase",
+        settings: EvaluationSettings,
+        dataset: "Dataset",
+        requests: tuple[str | list[Message], str | list[Message]],
+    ) -> None:
+        super().__init__(model, tokenizer, settings, dataset)
+        self._own_requests = [self.correction(request) for request in requests]
+        self.critiques: list[str] = []
+
+    def answer(self, rows: Rows, *, sample: int, seed: int) -> list[AnsweredTurn]:
+        first, critique, refined = super().answer(rows, sample=sample, seed=seed)
+        self.critiques += critique.texts
+        return [first, refined]
+
+    def requests(self, rows: Rows) -> list[list[Correction]]:
+        # A row's own correction prompt asks to look again, and knows nothing of a critique.
+        return [[request] * len(rows["prompt"]) for request in self._own_requests]

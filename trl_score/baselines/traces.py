@@ -6,17 +6,19 @@ On several processes each samples its share, and all get all of them.
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from trl_score.baselines.budget import Budget
-from trl_score.baselines.sampling import SampledTurns, TurnSampler, row_batches, score_two_turns
 from trl_score.baselines.trace_sets import Trace
+from trl_score.evaluation import EvaluationSettings
+from trl_score.evaluation_respondents import LocalRespondent
+from trl_score.evaluation_run import score_turn
+from trl_score.evaluation_turns import Rows
 from trl_score.records import RewardFunc, Rollout
-from trl_score.score.prompts import is_conversational_prompt
 from trl_score.score.score_config import SCoReConfig
 
 if TYPE_CHECKING:
@@ -93,34 +95,34 @@ def sample_traces(
     """
     state = PartialState()
     own = list(problems[state.process_index :: state.num_processes])
-    sampler = TurnSampler(
-        model,
-        tokenizer,
-        [args.correction_prompt],
-        args.turn_budgets,
-        is_chat=is_conversational_prompt(dataset[0]["prompt"]),
+    settings = EvaluationSettings(
+        max_completion_length=args.turn_budgets,
+        correction_prompt=args.correction_prompt,
         do_sample=True,
         temperature=args.temperature,
-        chat_template_kwargs=args.chat_template_kwargs if isinstance(args.chat_template_kwargs, dict) else None,
+        batch_size=max((args.generation_batch_size or 1) // state.num_processes, 1),
+        chat_template_kwargs=args.chat_template_kwargs if isinstance(args.chat_template_kwargs, dict) else {},
     )
-    batch_size = max((args.generation_batch_size or 1) // state.num_processes, 1)
+    respondent = LocalRespondent(model, tokenizer, settings, dataset)
     traces: list[Trace] = []
     show = progress is not None and state.is_main_process
     with tqdm(total=len(own), desc=progress, disable=not show, unit="trace", leave=False) as bar:
-        for rows in row_batches(dataset.select(own), batch_size):
-            first = len(traces)
-            sampled = sampler.sample(rows, f"{seed}-{state.process_index}-{first}")
-            rewards = score_two_turns(reward_func, rows, sampled.texts, sampled.turns)
-            traces += _as_traces(own[first : first + batch_size], sampled, rewards)
-            bar.update(len(traces) - first)
+        for start in range(0, len(own), settings.batch_size):
+            rows = own[start : start + settings.batch_size]
+            seed_of_batch = random.Random(f"{seed}-{state.process_index}-{start}").getrandbits(48)
+            traces += _sample_batch(respondent, rows, dataset[rows], reward_func, seed_of_batch)
+            bar.update(len(rows))
     gathered: list[Trace] = gather_object(traces)
     return gathered
 
 
-def _as_traces(problems: Sequence[int], sampled: SampledTurns, rewards: Sequence[tuple[Any, Any]]) -> list[Trace]:
-    rollouts = [
-        Rollout(*parts)
-        for parts in zip(sampled.prompt_ids, sampled.turns[0], sampled.requests[0], sampled.turns[1], strict=True)
-    ]
-    texts = zip(*sampled.texts, strict=True)
-    return [Trace(*parts) for parts in zip(problems, rollouts, texts, rewards, strict=True)]
+def _sample_batch(
+    respondent: LocalRespondent, problems: Sequence[int], rows: Rows, reward_func: RewardFunc, seed: int
+) -> list[Trace]:
+    timed = respondent.roll_out(rows, sample=0, seed=seed)
+    turns = [respondent.decode(generated) for generated in timed.turns]
+    rewards = [score_turn(reward_func, rows, turns, number) for number in (1, 2)]
+    parts = zip(respondent.tokenize(rows), timed.turns[0], timed.correction_ids[0], timed.turns[1], strict=True)
+    rollouts = [Rollout(*part) for part in parts]
+    texts, rewards_of_rows = zip(turns[0].texts, turns[1].texts, strict=True), zip(*rewards, strict=True)
+    return [Trace(*part) for part in zip(problems, rollouts, texts, rewards_of_rows, strict=True)]
