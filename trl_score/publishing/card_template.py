@@ -91,7 +91,7 @@ TRL_CITATION = """\
 }"""
 
 SCORE_USAGE = """\
-from trl_score.pipeline import SelfCorrectionPipeline
+from trl_score import SelfCorrectionPipeline
 
 pipe = SelfCorrectionPipeline("{{ name }}")
 corrected = pipe("What is 17 + 25?")
