@@ -3,6 +3,7 @@
 import copy
 import math
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from local_models import FAMILIES
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from trl_score.evaluation import evaluate_self_correction, load_model, stop_ids
+from trl_score.evaluation import evaluate_self_correction, load_model, load_tokenizer, stop_ids
 from trl_score.evaluation_respondents import hash_weights
 from trl_score.metrics import self_correction_metrics
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
@@ -504,6 +505,26 @@ def test_stop_ids_are_the_models_the_tokenizers_and_the_templates(locals_of):
         assert stop_ids(local.model, local.tokenizer, closing_ids=[7, 4]) == [1, 4]
     finally:
         local.model.generation_config = original
+
+
+def test_without_a_token_to_pad_with_nothing_is_generated(local_model):
+    local = Local("plain", local_model("plain"))
+    local.tokenizer.pad_token = local.tokenizer.eos_token = None
+    with pytest.raises(ValueError, match="neither a pad token nor an end token, got None for both"):
+        local.evaluate()
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "llama", "gemma"])
+def test_a_folder_without_a_tokenizer_is_refused(local_model, tmp_path, kind):
+    # From its configuration alone Transformers makes a tokenizer for some kinds, which knows no word.
+    shutil.copytree(
+        local_model(kind), tmp_path, ignore=shutil.ignore_patterns("*token*", "*.jinja"), dirs_exist_ok=True
+    )
+    with pytest.raises(ValueError, match=r"a tokenizer that can be read in '.*', got a folder without one"):
+        load_tokenizer(str(tmp_path))
+    with pytest.raises(ValueError, match="got no such folder and nothing within reach on the Hub"):
+        load_tokenizer(str(tmp_path / "nowhere"))
+    assert load_tokenizer(str(local_model(kind))).encode("a 1")
 
 
 def test_model_is_loaded_for_evaluation(local_model):

@@ -8,6 +8,7 @@ from datasets import Dataset
 from trl_score.evaluation_run import run_evaluation
 from trl_score.evaluation_settings import EvaluationSettings
 from trl_score.evaluation_turns import AnsweredTurn
+from trl_score.user_errors import UserError
 
 SETTINGS = EvaluationSettings(max_completion_length=8, num_samples=2, do_sample=True, batch_size=4)
 DATASET = Dataset.from_dict({"prompt": [f"{number} + 1?" for number in range(10)], "gold": list(range(1, 11))})
@@ -226,6 +227,18 @@ def test_a_batch_without_any_reply_is_not_scored_at_all():
     records = evaluate(Silent()).records
     assert [record.rewards for record in records[:4]] == [(None, None)] * 4
     assert None not in records[4].rewards
+
+
+def test_an_endpoint_that_answered_nobody_is_no_model_to_measure(tmp_path):
+    class Down(Adder):
+        def answer(self, rows, *, sample, seed):
+            nobody = dict.fromkeys(range(len(rows["gold"])), "Connection refused.")
+            return [AnsweredTurn([""] * len(nobody), [False] * len(nobody), failures=nobody) for _ in range(2)]
+
+    with pytest.raises(UserError, match=r"got none to 20 problems\. The first failure: Connection refused\. Put right"):
+        evaluate(Down(), output_dir=tmp_path)
+    assert not (tmp_path / "metrics.json").exists()
+    assert evaluate(output_dir=tmp_path) == evaluate()
 
 
 def test_reward_that_needs_tokens_says_so_where_there_are_none():

@@ -41,6 +41,8 @@ def test_another_process_is_refused_until_the_file_is_closed(tmp_path):
     code = f"from trl_score.line_file import LineFile\nwith LineFile({str(path)!r}): pass"
     with LineFile(path):
         refused = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        with pytest.raises(BlockingIOError, match="another process has it open"), LineFile(path):
+            pass
     assert refused.returncode == 1 and "another process has it open" in refused.stderr
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -214,6 +214,27 @@ def test_each_of_several_tasks_is_asked_as_suits_it(two_adders, tmp_path, capsys
     assert all(all(line["truncated"]) for line in records(tmp_path / "b"))
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--temperature=0.5"], "`--temperature` is of sampling"),
+        (["--api_key_env=KEY"], "`--api_key_env` is an endpoint's"),
+        (["--endpoint=http://localhost:1/v1", "--tokenizer=x"], "`--tokenizer` is of a model that is loaded here"),
+        (["--task_options", "shown_tests"], "`--task_options` takes NAME=VALUE, got 'shown_tests'"),
+        (["--task_options", "shown_tests=none"], "has no option shown_tests"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused_at_once(tmp_path, capsys, options, message):
+    assert evaluate(tmp_path / "a", "--model=adder", "--task=adder", *options) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "a").exists()
+
+
+def test_options_of_the_task_are_json_where_they_can_be(tmp_path):
+    assert evaluate(tmp_path, "--model=adder", "--task=adder", "--task_options", "num_rows=3", "seed=7") == 0
+    assert len(records(tmp_path)) == 3 and settings(tmp_path)["num_rows"] == 3
+
+
 # Bad input, through the command itself
 
 

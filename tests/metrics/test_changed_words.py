@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from trl_score.metrics.changed_words import Segment, changed_words
+from trl_score.metrics.changed_words import Segment, changed_words, mark_turns
 
 
 def changed(segments):
@@ -53,3 +53,9 @@ def test_a_turn_that_repeats_itself_takes_no_time():
     first, second = changed_words(text[:20_000], text[:16_000] + "end")
     assert "".join(segment.text for segment in first) == text[:20_000]
     assert changed(second) == ["end"]
+
+
+def test_each_turn_is_marked_against_its_neighbour():
+    marked = mark_turns(["1 2", "1 3", "4 3"])
+    assert [changed(turn) for turn in marked] == [["2"], ["3"], ["4"]]
+    assert mark_turns(["1 2"]) == [[Segment("1 2", False)]]

@@ -139,3 +139,10 @@ def test_bad_options(options, message):
 def test_no_answers():
     with pytest.raises(ValueError, match="at least one answer to measure, got none"):
         bootstrap_intervals({"mean": share_of_all([])})
+
+
+def test_an_interval_in_percent():
+    nan = float("nan")
+    assert Interval(0.6, 0.5, 0.7).as_percent() == "60.0 [50.0, 70.0]"
+    assert Interval(0.6, nan, nan).as_percent() == "60.0"
+    assert Interval(nan, nan, nan).as_percent() == "–"

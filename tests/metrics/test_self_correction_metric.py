@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from trl_score import metrics
-from trl_score.metrics import self_correction_metrics
+from trl_score.metrics import compare_deltas, self_correction_metrics
 from trl_score.metrics.self_correction_metric.self_correction_metric import SelfCorrectionMetric
 
 FOLDER = Path(metrics.__file__).parent / "self_correction_metric"
@@ -48,6 +48,52 @@ def test_correctness_in_batches_with_options(make_metric):
     assert results["accuracy_t3"] == {"value": 0.5, "low": None, "high": None}
     assert "answers_changed" not in results
     assert (results["num_problems"], results["num_unscorable"]) == (3, 1)
+
+
+def test_texts_and_accuracy_by_turn(make_metric):
+    texts = [["It is 3", "It is 4"], ["5", "5"], ["6", "-"], ["1", "2"]]
+    results = make_metric().compute(
+        predictions=ANSWERS, references=REFERENCES, texts=texts, edit_distance="indel", bootstrap=0
+    )
+    expected = self_correction_metrics(CORRECT, ANSWERS, texts, edit_distance="indel", bootstrap=0)
+    assert {name: results[name] for name in expected} == {name: one.as_dict() for name, one in expected.items()}
+    # One letter of seven is another, 2 / 14; none of two; all of two, twice: (1/7 + 0 + 1 + 1) / 4.
+    assert results["edit_distance_ratio"]["value"] == pytest.approx((1 / 7 + 2) / 4)
+    assert results["turns_unchanged"]["value"] == 0.25
+    by_turn = make_metric("correctness").compute(predictions=[[0, 1, 1], [0, 0, 1]])["accuracy_by_turn"]
+    assert [interval["value"] for interval in by_turn] == [0.0, 0.5, 1.0]
+
+
+def test_several_samples_of_a_problem(make_metric):
+    answers = [["1", "2"], ["2", "2"], ["3", "4"], ["4", "4"]]
+    options = {"groups": ["a", "a", "b", "b"], "ks": [1, 2], "bootstrap": 0}
+    results = make_metric().compute(predictions=answers, references=["2", "2", "4", "4"], **options)
+    pass_at_k = {turn: {k: one["value"] for k, one in curve.items()} for turn, curve in results["pass_at_k"].items()}
+    assert pass_at_k == {"t1": {"1": 0.5, "2": 1.0}, "t2": {"1": 1.0, "2": 1.0}}
+    # At turn 1 each problem has two answers, of which the first, a wrong one, wins the tie.
+    assert {k: one["value"] for k, one in results["maj_at_k"]["t1"].items()} == {"1": 0.0, "2": 0.0}
+    assert results["maj_at_k"]["t2"]["2"]["value"] == 1.0
+    scored = make_metric("correctness").compute(predictions=[[0, 1]] * 4, **options)
+    assert "maj_at_k" not in scored and scored["pass_at_k"]["t2"]["2"]["value"] == 1.0
+    with pytest.raises(ValueError, match="Expected `groups`, the problem of each row, with `ks`, got None"):
+        make_metric("correctness").compute(predictions=[[0, 1]] * 4, ks=[1])
+
+
+def test_paired_tests_against_another_model(make_metric):
+    other = [["4", "4"], ["0", "0"], ["0", "0"], ["0", "0"]]
+    compared = make_metric().compute(predictions=ANSWERS, references=REFERENCES, other_predictions=other)["compared"]
+    # Right at turn 1: the other 1 0 0 0, this 0 1 1 0; at turn 2: the other 1 0 0 0, this 1 1 0 0.
+    assert compared["accuracy_t1"]["difference"]["value"] == 0.25
+    assert compared["mcnemar_t1"] == {"only_other": 1, "only_this": 2, "p_value": 1.0, "num_unscorable": 0}
+    assert (compared["mcnemar_t2"]["only_other"], compared["mcnemar_t2"]["only_this"]) == (0, 1)
+    # Delta of this 1 0 -1 0, of the other 0.
+    expected = compare_deltas([[1, 1], [0, 0], [0, 0], [0, 0]], CORRECT)
+    assert compared["delta_t1_t2"]["p_value"] == expected.p_value
+    assert compared["delta_t1_t2"]["difference"] == expected.difference.as_dict()
+    sampled = make_metric("correctness").compute(
+        predictions=CORRECT, other_predictions=CORRECT, groups=["a", "a", "b", "b"]
+    )["compared"]
+    assert "mcnemar_t1" not in sampled and sampled["accuracy_t1"]["difference"]["value"] == 0.0
 
 
 def test_unknown_configuration(make_metric):

@@ -8,12 +8,24 @@ formulas are those of `trl_score.metrics`. Nothing is computed here.
 """
 
 from collections.abc import Hashable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import datasets
 import evaluate
 
-from trl_score.metrics import count_unscorable, delta_standard_error, self_correction_metrics
+from trl_score.metrics import (
+    PairedComparison,
+    accuracy_by_turn,
+    compare_deltas,
+    compare_means,
+    count_unscorable,
+    delta_standard_error,
+    maj_at_k,
+    mcnemar_test,
+    mean_pass_at_k,
+    self_correction_metrics,
+)
+from trl_score.metrics.edit_distance import EditDistanceKind
 
 _DESCRIPTION = """
 Whether a model corrects itself: accuracy at two turns, their difference, how many problems were fixed and broken, and
@@ -30,8 +42,16 @@ Args:
         configuration `"correctness"` takes no references: use it wherever equality of strings is not enough.
     turns (`list[int]`, *optional*, defaults to `[1, 2]`):
         The pair of turns to compare, counted from 1.
+    texts (`list[list[str]]` of shape (n, turns), *optional*):
+        Full text of each turn, for `edit_distance_ratio` and `turns_unchanged`.
+    edit_distance (`str`, *optional*, defaults to `"levenshtein"`):
+        `"levenshtein"` or `"indel"`.
     groups (`list`, *optional*):
         The problem of each row, where problems were sampled several times.
+    ks (`list[int]`, *optional*):
+        Numbers of samples for `pass_at_k`, and for `maj_at_k` where there are references. Needs `groups`.
+    other_predictions (`list[list]` of shape (n, turns), *optional*):
+        Another model's predictions on the same rows, for paired tests: this model less the other.
     bootstrap (`int`, *optional*, defaults to `2000`):
         Number of resamples.
     confidence (`float`, *optional*, defaults to `0.95`):
@@ -40,8 +60,9 @@ Args:
         Seed of the resampling.
 
 Returns:
-    `dict`: for each metric a dict with `value`, `low` and `high`; further `delta_standard_error`, `num_problems` and
-    `num_unscorable`.
+    `dict`: for each metric a dict with `value`, `low` and `high`; further `delta_standard_error`, `num_problems`,
+    `num_unscorable` and `accuracy_by_turn`, a list. With `ks` also `pass_at_k` and `maj_at_k`, by turn and k. With
+    `other_predictions` also `compared`: by metric its `difference` and `p_value`, and McNemar's test of each turn.
 
 Examples:
     >>> metric = evaluate.load("trl_score/metrics/self_correction_metric")
@@ -58,6 +79,13 @@ _CITATION = """
     year = {2024}
 }
 """
+
+
+class _Options(TypedDict):
+    bootstrap: int
+    confidence: float
+    seed: int
+
 
 _TURNS_OF = {"default": "string", "correctness": "float64"}
 
@@ -88,32 +116,41 @@ class SelfCorrectionMetric(evaluate.Metric):
         references: Sequence[str] | None = None,
         *,
         turns: Sequence[int] = (1, 2),
+        texts: Sequence[Sequence[str]] | None = None,
+        edit_distance: EditDistanceKind = "levenshtein",
         groups: Sequence[Hashable] | None = None,
+        ks: Sequence[int] = (),
+        other_predictions: Sequence[Sequence[Any]] | None = None,
         bootstrap: int = 2000,
         confidence: float = 0.95,
         seed: int = 0,
     ) -> dict[str, object]:
         first, second = turns
+        options: _Options = {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
         answers = None if references is None else predictions
-        correct: Sequence[Sequence[Any]] = predictions
-        if references is not None:
-            correct = _equal_to_references(predictions, references)
+        correct = _correctness(predictions, references)
         metrics = self_correction_metrics(
-            correct,
-            answers,
-            turns=(first, second),
-            groups=groups,
-            bootstrap=bootstrap,
-            confidence=confidence,
-            seed=seed,
+            correct, answers, texts, turns=(first, second), groups=groups, edit_distance=edit_distance, **options
         )
         correct_t1, correct_t2 = ([row[turn - 1] for row in correct] for turn in (first, second))
-        return {
+        by_turn = accuracy_by_turn(correct, groups=groups, **options)
+        results: dict[str, object] = {
             **{name: interval.as_dict() for name, interval in metrics.items()},
             "delta_standard_error": delta_standard_error(correct_t1, correct_t2, groups=groups),
             "num_problems": len(correct),
             "num_unscorable": count_unscorable(correct_t1, correct_t2),
+            "accuracy_by_turn": [interval.as_dict() for interval in by_turn],
         }
+        if ks:
+            results |= _several_samples(correct, answers, (first, second), _rows_by_group(groups), ks, options)
+        if other_predictions is not None:
+            other = _correctness(other_predictions, references)
+            results["compared"] = _compared(other, correct, (first, second), groups, options)
+        return results
+
+
+def _correctness(predictions: Sequence[Sequence[Any]], references: Sequence[str] | None) -> Sequence[Sequence[Any]]:
+    return predictions if references is None else _equal_to_references(predictions, references)
 
 
 def _equal_to_references(answers: Sequence[Sequence[str | None]], references: Sequence[str]) -> list[list[bool]]:
@@ -121,3 +158,58 @@ def _equal_to_references(answers: Sequence[Sequence[str | None]], references: Se
         [answer is not None and answer.strip() == reference.strip() for answer in turns]
         for turns, reference in zip(answers, references, strict=True)
     ]
+
+
+def _rows_by_group(groups: Sequence[Hashable] | None) -> list[list[int]]:
+    if groups is None:
+        raise ValueError("Expected `groups`, the problem of each row, with `ks`, got None. Say which rows are samples.")
+    rows: dict[Hashable, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows.setdefault(group, []).append(row)
+    return list(rows.values())
+
+
+def _several_samples(
+    correct: Sequence[Sequence[Any]],
+    answers: Sequence[Sequence[str | None]] | None,
+    turns: tuple[int, int],
+    problems: Sequence[Sequence[int]],
+    ks: Sequence[int],
+    options: "_Options",
+) -> dict[str, object]:
+    pass_curves: dict[str, object] = {}
+    maj_curves: dict[str, object] = {}
+    for turn in turns:
+        scores = [[correct[row][turn - 1] for row in rows] for rows in problems]
+        pass_curves[f"t{turn}"] = {str(k): mean_pass_at_k(scores, k, **options).as_dict() for k in ks}
+        if answers is not None:
+            votes = [[answers[row][turn - 1] for row in rows] for rows in problems]
+            maj_curves[f"t{turn}"] = {str(k): maj_at_k(votes, scores, k, **options).as_dict() for k in ks}
+    return {"pass_at_k": pass_curves, **({"maj_at_k": maj_curves} if answers is not None else {})}
+
+
+def _compared(
+    other: Sequence[Sequence[Any]],
+    correct: Sequence[Sequence[Any]],
+    turns: tuple[int, int],
+    groups: Sequence[Hashable] | None,
+    options: "_Options",
+) -> dict[str, object]:
+    compared: dict[str, object] = {}
+    for turn in turns:
+        of_both = [row[turn - 1] for row in other], [row[turn - 1] for row in correct]
+        compared[f"accuracy_t{turn}"] = _as_dict(compare_means(*of_both, groups=groups, **options))
+        if groups is None:
+            test = mcnemar_test(*of_both)
+            compared[f"mcnemar_t{turn}"] = {
+                "only_other": test.only_a,
+                "only_this": test.only_b,
+                "p_value": test.p_value,
+                "num_unscorable": test.num_unscorable,
+            }
+    deltas = compare_deltas(other, correct, turns=turns, groups=groups, **options)
+    return {**compared, f"delta_t{turns[0]}_t{turns[1]}": _as_dict(deltas)}
+
+
+def _as_dict(comparison: PairedComparison) -> dict[str, object]:
+    return {**comparison._asdict(), "difference": comparison.difference.as_dict()}
