@@ -1,6 +1,6 @@
 """The numbers of a run's evaluations, from its summary and its records: the table that tells how it went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from trl_score.metrics import self_correction_metrics
@@ -37,7 +37,7 @@ class EvaluatedModel:
 
 def evaluated_models(run: Run) -> list[EvaluatedModel]:
     """
-    Collect what a run's evaluations measured, first from its summary, then from its records.
+    Collect what a run's evaluations measured, first from its summary, then from its records, equal numbers once.
 
     Args:
         run (`Run`):
@@ -66,4 +66,13 @@ def evaluated_models(run: Run) -> list[EvaluatedModel]:
             # The table's columns are named after two turns, however many there are.
             named = {key.replace(f"_t{num_turns}", "_t2"): metric.as_dict() for key, metric in metrics.items()}
             models.append(EvaluatedModel(f"records, {name}" if name else "records", len(records), named))
-    return models
+    return _each_once(models)
+
+
+def _each_once(models: Sequence[EvaluatedModel]) -> list[EvaluatedModel]:
+    """Without the records that the summary was made from: the same numbers of as many problems."""
+    found: dict[tuple[float | None, ...], EvaluatedModel] = {}
+    for model in models:
+        values = (model.metrics[name]["value"] if name in model.metrics else None for name in TABLE_METRICS)
+        found.setdefault((model.num_problems, *values), model)
+    return list(found.values())
