@@ -123,19 +123,37 @@ def test_results_have_intervals(run):
     assert "| `score/accuracy_t2` | 62.5 |" in results  # the last evaluation in training
 
 
+def test_records_stand_for_the_model_where_there_is_no_summary(run):
+    for name, num_right in (("records.jsonl", 3), ("records_base.jsonl", 1)):
+        rows = [
+            {"prompt": f"{row}?", "turns": ["1", "2"], "rewards": [0.0, float(row < num_right)]} for row in range(4)
+        ]
+        (run / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert main_results(run)["accuracy_t2"] == 0.31  # summary(), after Stage II
+    (run / "summary.json").unlink()
+    assert main_results(run)["accuracy_t2"] == 0.75  # 3 of 4
+    card = render_card(run)
+    assert "| records, base | 4 | 0.0 (" in card and "| records | 4 | 0.0 (" in card
+
+
 def test_without_results_there_is_no_section_of_them(run):
     card = render_card(run, with_results=False)
     assert "## Results" not in card and "model-index" not in card
 
 
-def test_figures_are_drawn_once_and_shown(run):
+def test_figures_are_drawn_as_the_run_stands_and_shown(run):
     draw_figures(run)
-    drawn = {place: place.read_bytes() for place in run.glob("figures/*")}
-    assert {place.name for place in drawn} == {"training_curves.png", "stage_summary.png"}
-    draw_figures(run)
-    assert {place: place.read_bytes() for place in run.glob("figures/*")} == drawn
+    before = {place.name: place.read_bytes() for place in run.glob("figures/*")}
+    assert set(before) == {"training_curves.png", "stage_summary.png"}
     card = render_card(run)
     assert card.index("](figures/training_curves.png)") < card.index("](figures/stage_summary.png)")
+    # The run goes on: its curves are others, its summary is the same.
+    state = json.loads((run / "trainer_state.json").read_text())
+    more = [{**state["log_history"][0], "step": step, "score/accuracy_t1": 0.9} for step in (5, 6)]
+    write_json(run / "trainer_state.json", {"log_history": [*state["log_history"], *more]})
+    draw_figures(run)
+    after = {place.name: place.read_bytes() for place in run.glob("figures/*")}
+    assert [name for name in before if after[name] != before[name]] == ["training_curves.png"]
 
 
 def test_a_figure_of_the_users_own_is_shown_and_not_drawn_again(run):
@@ -146,7 +164,8 @@ def test_a_figure_of_the_users_own_is_shown_and_not_drawn_again(run):
 
 
 def test_markdown_is_sound(run):
-    draw_figures(run)
+    for name in ("training_curves.png", "stage_summary.png"):
+        write_json(run / "figures" / name, {})
     page = html(render_card(run))
     assert [page.count(f"<{tag}") for tag in ("table", "img", "h1", "details")] == [4, 3, 1, 1]
     assert page.count("<h2>") == 6

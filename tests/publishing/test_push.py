@@ -36,7 +36,7 @@ EXPECTED = sorted([*PUBLISHED, "README.md"])
 def test_what_arrives_is_what_others_need(hub, tmp_path):
     run = adapter_run(tmp_path / "run")
     write_json(run / "summary.json", summary())
-    results = ["summary.json", "figures/stage_summary.png", "training_curves.png"]
+    results = ["summary.json", "stage_summary.png", "training_curves.png"]
     for name in results[1:]:  # what is there is not drawn again
         write_json(run / name, {})
     push_run(run, "ann/corrector")

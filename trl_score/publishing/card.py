@@ -197,7 +197,7 @@ def render_card(
         tables=[f"{table.title}:\n\n{markdown_table(table.columns, table.rows)}" for table in tables],
         figures=figures(folder) if with_results else {},
         links="\n".join(record.get("links") or []),
-        facts=markdown_table(["", ""], _facts(record, settings, adapter, base)),
+        facts=markdown_table(["what", "value"], _facts(record, settings, adapter, base)),
         arguments=_arguments(record),
         deviations=record.get("deviations"),
         licence=_licence_text(base, licence),

@@ -13,12 +13,11 @@ from typing import Any
 from trl_score.log_keys import CLOUD_LOG_KEYS, SCORE_LOG_KEYS
 from trl_score.plots.log_history import find_trainer_state, read_json, read_log_history
 from trl_score.plots.run_folder import Run, read_run
-from trl_score.plots.run_metrics import Numbers, evaluated_models
+from trl_score.plots.run_metrics import EvaluatedModel, Numbers, evaluated_models
 from trl_score.plots.runs import FIGURE_CAPTIONS, figures_of_runs
 from trl_score.plots.style import save_figure
 
 FIGURES_FOLDER = "figures"
-_DRAWN = ("training_curves", "stage_summary", "accuracy_by_turn")
 _COLUMNS = {
     "accuracy_t1": "turn 1",
     "accuracy_t2": "turn 2",
@@ -110,8 +109,9 @@ def main_results(folder: Path) -> dict[str, float]:
     Raises:
         ValueError: If a file is cut off, or no problem of an evaluation could be scored.
     """
-    run = read_run_or_none(folder)
-    models = [model for model in (evaluated_models(run) if run else []) if "base" not in model.label.split(", ")]
+    models = [model for model in _evaluated(folder) if "base" not in model.label.split(", ")]
+    # The summary compares the stages; records may be of anything.
+    models = [model for model in models if not model.label.startswith("records")] or models
     if not models:
         logged = _last_evaluation(folder)
         return {key.partition("/")[2]: logged[f"eval_{key}"] for key in _LOGGED if f"eval_{key}" in logged}
@@ -142,11 +142,11 @@ def figures(folder: Path) -> dict[str, str]:
 
 def draw_figures(folder: Path) -> None:
     """
-    Draw the figures that a card shows and the folder lacks, as far as the run has the numbers for them.
+    Draw the figures that a card shows, as far as the run has the numbers for them, into the folder's `figures/`.
 
     Args:
         folder (`Path`):
-            The folder. What is drawn goes into its `figures/`.
+            The folder. What lies beside `figures/` under the same name is shown instead, and not drawn again.
 
     Raises:
         ValueError: If one of its files is cut off.
@@ -154,9 +154,11 @@ def draw_figures(folder: Path) -> None:
     from matplotlib import pyplot
 
     run = read_run_or_none(folder)
-    there = {Path(name).stem for name in figures(folder)}
-    for name, draw in (figures_of_runs([run]) if run and _can_draw(run) else {}).items():
-        if name in _DRAWN and name not in there:
+    there = {place.stem for place in folder.glob("*.png")}
+    possible = figures_of_runs([run]) if run and _can_draw(run) else {}
+    wanted = ("training_curves", "stage_summary" if "stage_summary" in possible else "accuracy_by_turn")
+    for name, draw in possible.items():
+        if name in wanted and name not in there:
             figure, _ = draw()
             _, svg = save_figure(figure, folder / FIGURES_FOLDER / name)
             svg.unlink()  # the card shows pictures of one kind
@@ -192,9 +194,13 @@ def write_number(numbers: Numbers, *, is_signed: bool = False, is_share: bool = 
     return texts[0] if texts[1] == "–" else f"{texts[0]} ({texts[1]} to {texts[2]})"
 
 
-def _table_of_turns(folder: Path) -> ResultTable | None:
+def _evaluated(folder: Path) -> list[EvaluatedModel]:
     run = read_run_or_none(folder)
-    models = evaluated_models(run) if run else []
+    return evaluated_models(run) if run else []
+
+
+def _table_of_turns(folder: Path) -> ResultTable | None:
+    models = _evaluated(folder)
     if not models:
         return None
     rows = [
