@@ -1,7 +1,6 @@
 """Callbacks: adaptive beta_2, the boundary between the stages, collapse detectors, and the table of both turns."""
 
 import inspect
-import json
 import logging
 
 import pandas as pd
@@ -9,7 +8,6 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from trl_score.callbacks import (
-    BETA_2_FILE,
     AdaptiveBeta2,
     CopyDetector,
     KLBudgetDetector,
@@ -104,34 +102,16 @@ def test_beta_2_stays_without_a_target():
     assert observed(controller, 100.0) == 0.1
 
 
-def test_beta_2_is_saved_in_the_checkpoint_and_read_from_it(config, tmp_path):
-    args, checkpoint = config(), tmp_path / "checkpoint-7"
-    checkpoint.mkdir()
+def test_beta_2_of_a_resumed_run_moves_as_it_would_have():
     controller = AdaptiveBeta2(beta_2=0.1, target_kl=0.5)
     observed(controller, 0.6)
     controller.observe(kl_sum=1.1, num_rollouts=2)  # of a rollout batch that beta_2 has not been moved by yet
-    controller.on_save(args, TrainerState(global_step=7, is_world_process_zero=True), TrainerControl())
     resumed = AdaptiveBeta2(beta_2=0.1, target_kl=0.5)
-    resumed.load(checkpoint)
+    resumed.load(controller.state())
     controller.update()
     resumed.update()
     assert resumed.beta_2 == controller.beta_2 == pytest.approx(0.132)  # 0.12, then excess 0.55 / 0.5 - 1 = 0.1
     assert resumed.least_beta_2 == 0.1
-
-
-def test_beta_2_is_saved_by_one_process_and_only_where_a_checkpoint_is(config, tmp_path):
-    controller = AdaptiveBeta2(beta_2=0.1, target_kl=0.5)
-    controller.on_save(config(), TrainerState(global_step=7, is_world_process_zero=True), TrainerControl())
-    assert not (tmp_path / "checkpoint-7").exists()
-    (tmp_path / "checkpoint-7").mkdir()
-    controller.on_save(config(), TrainerState(global_step=7, is_world_process_zero=False), TrainerControl())
-    assert not (tmp_path / "checkpoint-7" / BETA_2_FILE).exists()
-
-
-def test_checkpoint_of_another_trainer_changes_nothing(tmp_path):
-    controller = AdaptiveBeta2(beta_2=0.1, target_kl=0.5)
-    controller.load(tmp_path)
-    assert controller.beta_2 == 0.1
 
 
 # The boundary between the stages
@@ -407,10 +387,14 @@ def test_saved_table_keeps_messages(tmp_path):
     assert [dict(message) for message in frame["completion_t2"][0]] == ROWS[0]["completion_t2"]
 
 
-def test_beta_2_file_is_json_that_a_person_can_read(config, tmp_path):
-    (tmp_path / "checkpoint-1").mkdir()
-    AdaptiveBeta2(beta_2=0.1).on_save(
-        config(), TrainerState(global_step=1, is_world_process_zero=True), TrainerControl()
-    )
-    saved = json.loads((tmp_path / "checkpoint-1" / BETA_2_FILE).read_text())
-    assert saved == {"beta_2": 0.1, "kl_sum": 0.0, "num_rollouts": 0.0}
+def test_detector_of_a_resumed_run_has_seen_what_was_logged():
+    state = TrainerState(log_history=[{**HEALTHY, **COPYING}, {"eval_score/accuracy_t1": 1.0}, {**HEALTHY, **COPYING}])
+    resumed, anew = CopyDetector(patience=3, stop=True), CopyDetector(patience=3, stop=True)
+    resumed.on_train_begin(None, state, TrainerControl())
+    assert log(resumed, COPYING).should_training_stop
+    assert not log(anew, COPYING).should_training_stop
+    # What it found before the run was interrupted is not said again, and does not stop it again.
+    again = CopyDetector(patience=2, stop=True)
+    again.on_train_begin(None, state, TrainerControl())
+    assert len(again.messages) == 1
+    assert not log(again, COPYING).should_training_stop

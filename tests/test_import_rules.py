@@ -45,6 +45,7 @@ LAYERS = {
         (
             "records",
             "line_file",
+            "checkpoints",
             "log_keys",
             "user_errors",
             "collapse",
@@ -52,6 +53,7 @@ LAYERS = {
             "score.prompts",
             "score.answers",
             "score.row_settings",
+            "score.scoring_watch",
             "score.turn_rewards",
             "cloud",
             "cloud.prompts",
@@ -124,6 +126,7 @@ LAYERS = {
             "score.score_config",
             "score.preflight",
             "score.adapters",
+            "score.skipped_steps",
             "score.trainer_inputs",
             "score.score_trainer",
             "callbacks",

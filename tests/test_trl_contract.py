@@ -304,6 +304,34 @@ def test_vllm_object_asks_for_what_our_engine_sets(do_sample):
     }
 
 
+def test_what_resuming_saves_and_restores_lies_where_it_is_read(watched):
+    # Two micro-batches, one step, which was logged.
+    assert watched._step == 2, breach("_step", repr(watched._step))
+    buffered = watched._buffered_inputs
+    assert [set(micro) for micro in buffered] == [set(watched.seen["batch"][0])] * 2, breach(
+        "_buffered_inputs", "others"
+    )
+    assert all(isinstance(value, torch.Tensor) for value in buffered[0].values()), breach("_buffered_inputs", "others")
+    assert isinstance(watched._metrics["train"], dict), breach("_metrics", repr(watched._metrics))
+    # Nothing was logged, so the losses are still added up, and at the end of training they were counted.
+    losses = sum(loss.item() for loss in watched.seen["loss"])
+    assert watched._tr_loss.item() == pytest.approx(losses, abs=1e-6), breach("_tr_loss", repr(watched._tr_loss))
+    assert watched._globalstep_last_logged == 0, breach(
+        "_globalstep_last_logged", repr(watched._globalstep_last_logged)
+    )
+    assert watched._total_loss_scalar == watched._tr_loss.item(), breach("_total_loss_scalar", "another sum")
+
+
+def test_sampler_draws_an_order_each_time_it_is_begun(watched):
+    """A resumed run skips the epochs that are done by beginning them."""
+    sampler = watched._get_train_sampler(watched.train_dataset)
+    other = watched._get_train_sampler(watched.train_dataset)
+    next(iter(other))
+    orders = [list(sampler), list(sampler)]
+    assert orders[0] != orders[1], breach("_get_train_sampler", "the same order in each epoch")
+    assert list(other) == orders[1], breach("_get_train_sampler", "an order that depends on more than its epochs")
+
+
 # Where private names stand
 
 

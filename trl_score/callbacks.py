@@ -1,11 +1,14 @@
 """Callbacks: the hand-over between the stages, the adaptive beta_2, detectors of collapse, the completions table."""
 
-import json
 import logging
+import os
+import signal
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -18,8 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-BETA_2_FILE = "adaptive_beta_2.json"
-"""Written into each checkpoint, so that a resumed run goes on with the coefficient it had."""
+SIGTERM_EXIT_CODE = 143
+"""With which a run ends that SIGTERM ended: what a shell reports of a process that dies of it, 128 + 15."""
 
 _MOST_BETA_2_CHANGE = 0.2
 
@@ -77,26 +80,24 @@ class AdaptiveBeta2(TrainerCallback):
             self.beta_2 = max(self.least_beta_2, self.beta_2 * (1.0 + change))
         self.kl_sum = self.num_rollouts = 0.0
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Writes the coefficient into the checkpoint that was just saved."""
-        folder = Path(cast(str, args.output_dir)) / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and folder.is_dir():
-            values = {"beta_2": self.beta_2, "kl_sum": self.kl_sum, "num_rollouts": self.num_rollouts}
-            (folder / BETA_2_FILE).write_text(json.dumps(values) + "\n")
-
-    def load(self, checkpoint: Path) -> None:
+    def state(self) -> dict[str, float]:
         """
-        Reads the coefficient from a checkpoint; one without it (of another trainer) changes nothing.
+        Gives what a resumed run goes on with.
+
+        Returns:
+            `dict`: the coefficient, and what was observed since it was moved.
+        """
+        return {"beta_2": self.beta_2, "kl_sum": self.kl_sum, "num_rollouts": self.num_rollouts}
+
+    def load(self, state: Mapping[str, float]) -> None:
+        """
+        Takes back what `state` gave.
 
         Args:
-            checkpoint (`pathlib.Path`):
-                The checkpoint's folder.
+            state (`Mapping`):
+                The coefficient, and what was observed since it was moved.
         """
-        path = checkpoint / BETA_2_FILE
-        if path.is_file():
-            values = json.loads(path.read_text())
-            self.beta_2, self.kl_sum = values["beta_2"], values["kl_sum"]
-            self.num_rollouts = values["num_rollouts"]
+        self.beta_2, self.kl_sum, self.num_rollouts = state["beta_2"], state["kl_sum"], state["num_rollouts"]
 
 
 class StageBoundary(TrainerCallback):
@@ -135,6 +136,54 @@ class StageBoundary(TrainerCallback):
             control.should_save = control.should_save or str(args.save_strategy.value) != "no"
             control.should_evaluate = control.should_evaluate or str(args.eval_strategy.value) != "no"
         return control
+
+
+class SaveOnSigterm(TrainerCallback):
+    """
+    Ends training at the end of a step, with a checkpoint, after any of the processes got a SIGTERM.
+
+    Args:
+        on_any_process (`Callable[[bool], bool]`):
+            Whether something holds on any of the processes; every process asks at once.
+    """
+
+    def __init__(self, on_any_process: Callable[[bool], bool]) -> None:
+        self.on_any_process = on_any_process
+        self.is_received = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes note of a SIGTERM instead of dying of it. A second one does what it did before."""
+        if threading.current_thread() is not threading.main_thread():  # Python hears signals there alone
+            yield
+            return
+        process = os.getpid()
+        previous = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+
+        def take_note(number: int, frame: Any) -> None:
+            signal.signal(signal.SIGTERM, previous)
+            if os.getpid() == process:
+                self.is_received = True
+            else:  # a worker that was forked from here: it is not training
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, take_note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Asks for a checkpoint and for the end, after the log and the evaluation that are due."""
+        if self.on_any_process(self.is_received):
+            self.is_received = True
+            logger.warning("SIGTERM: training is saved and ended after step %d.", state.global_step)
+            control.should_save = control.should_training_stop = True
+        return control
+
+    on_evaluate = on_step_end
 
 
 class OptimizerTimer(TrainerCallback):
@@ -178,6 +227,13 @@ class CollapseDetector(TrainerCallback):
         self.rule = rule
         self.stop = stop
         self.messages: list[str] = []
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Goes through what a resumed run has logged already, so that it goes on where it was."""
+        findings = [self.rule.check(logs) for logs in state.log_history if "score/accuracy_t1" in logs]
+        self.messages += [finding for finding in findings if finding is not None]
 
     def on_log(
         self,

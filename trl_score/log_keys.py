@@ -31,6 +31,7 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/clip_ratio_t1": "Share of turn 1's tokens whose gradient the clip bound holds back.",
     "score/clip_ratio_t2": "Share of turn 2's tokens whose gradient the clip bound holds back.",
     "score/offline_turn_1": "Share of rollouts whose first turn came from the dataset.",
+    "score/skipped_steps": "Share of steps that were skipped because their loss or gradient was NaN or infinite.",
     "score/stage": "1 or 2: the stage in which the rollouts were paid.",
     "score/beta_2": "KL coefficient of turn 1 in Stage I, as it stands (it moves only with `beta_2_target_kl`).",
     "score/seconds_generation_t1": "Seconds spent generating turn 1, per rollout batch.",

@@ -5,6 +5,7 @@ here and nowhere else, and `tests/test_trl_contract.py` says which (it reads `PR
 every override calls `super()` and edits what comes back.
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,7 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
+from accelerate.utils import send_to_device
 from torch import nn
+from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer, RewardTrainer
 from trl.chat_template_utils import parse_response
 from trl.import_utils import is_vllm_available as is_vllm_available
@@ -38,6 +41,7 @@ from trl.trainer.utils import (
     is_async_callable as is_async_callable,
 )
 
+from trl_score import checkpoints
 from trl_score.publishing.hub_trainer import HubTrainer
 from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score.engines import ContinuousBatchingEngine, TransformersEngine, VLLMEngine
@@ -45,6 +49,11 @@ from trl_score.score.rollout import GenerateTurn
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+logger = logging.getLogger(__name__)
+
+RESUME_FILE = "resume_state_{}.pt"
+"""In a checkpoint, for each process: what transformers does not save."""
 
 Mode = Literal["train", "eval"]
 Batch = dict[str, Any]
@@ -60,6 +69,12 @@ PRIVATE_NAMES: dict[str, str] = {
     "_log_metric": "(self, name, value): what reward functions get as log_metric",
     "_push_from_checkpoint": "(self, checkpoint_folder): called after each save where `push_to_hub` is set",
     "_finish_current_push": "(self): waits for `push_in_progress`, pushes in the background",
+    "_get_train_sampler": "(self, dataset) -> sampler that draws the order of each epoch as it is iterated",
+    "_get_output_dir": "(self, trial) -> the folder that checkpoints are saved into",
+    "_save_checkpoint": "(self, model, trial): saves everything, pushes, and removes the oldest checkpoints",
+    "_save_rng_state": "(self, output_dir): called by every process for each checkpoint that can be resumed",
+    "_load_rng_state": "(self, checkpoint): called by every process once, before its first micro-batch",
+    "_get_grad_norm": "(self, model, grad_norm) -> norm for the log, called between the last backward and the update",
 }
 """Methods of GRPOTrainer that this file overrides or calls, and the form that it counts on."""
 
@@ -72,6 +87,11 @@ PRIVATE_ATTRIBUTES: dict[str, str] = {
     "_tag_names": "tags of the model card",
     "_name": "the method's name in the model card",
     "_paper": "the method's paper in the model card: title, id, citation",
+    "_step": "micro-batches trained on; a new rollout batch is made where a window of them begins",
+    "_buffered_inputs": "the window's micro-batches, a list of dicts of tensors, or None",
+    "_tr_loss": "sum of the losses since the last log, a tensor",
+    "_total_loss_scalar": "sum of the losses that were logged since training began or was resumed",
+    "_globalstep_last_logged": "the step of the last log",
 }
 """Attributes of a GRPOTrainer instance that this file reads or sets."""
 
@@ -166,6 +186,7 @@ class GRPOSeams(HubSeams, GRPOTrainer):
         self._rows: list[dict[str, Any]] = []
         self._batch_seconds = 0.0
         self._log_prob_seconds = 0.0
+        self.num_epochs_done = 0
         # Set here and not passed on: TRL warns that a `rollout_func` is experimental, which is for its users to know.
         self.rollout_func = self._roll_out_for_trl
 
@@ -190,6 +211,10 @@ class GRPOSeams(HubSeams, GRPOTrainer):
 
     def turn_loss(self, model: nn.Module, batch: Batch) -> torch.Tensor:
         """The loss of one micro-batch."""
+        raise NotImplementedError
+
+    def may_step(self, grad_norm: float) -> bool:
+        """Whether the optimizer may use the gradient."""
         raise NotImplementedError
 
     # TRL's private hooks
@@ -244,6 +269,106 @@ class GRPOSeams(HubSeams, GRPOTrainer):
     def describe_rewards(self) -> dict[str, Any]:
         """Gives the names and weights of the reward functions."""
         return {"reward_funcs": list(self.reward_func_names), "reward_weights": self.reward_weights.tolist()}
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        if self.may_step(float(norm)):
+            return norm
+        model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+        return None
+
+    # Checkpoints
+
+    def _get_train_sampler(self, dataset: Any = None) -> Any:
+        sampler = super()._get_train_sampler(dataset)
+        for _ in range(self.num_epochs_done):  # each beginning draws an order
+            next(iter(sampler), None)
+        return sampler
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.make_room(folder)
+        self.accelerator.wait_for_everyone()
+        limit = self.args.save_total_limit
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark_whole(folder)
+            checkpoints.forget_replaced(folder)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not now: `_save_checkpoint` pushes once the checkpoint is whole."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        state = {"num_processes": self.accelerator.num_processes, **self.resume_state()}
+        torch.save(state, Path(output_dir) / RESUME_FILE.format(self.accelerator.process_index))
+        # What is left to do is to remove older checkpoints, and they must stay until this one is whole.
+        self.args.save_total_limit = None
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            self._load_resume_file(Path(checkpoint) / RESUME_FILE.format(self.accelerator.process_index))
+
+    def _load_resume_file(self, path: Path) -> None:
+        state = None
+        if path.is_file():
+            state = send_to_device(torch.load(path, map_location="cpu", weights_only=True), self.accelerator.device)
+        if state is not None and state["num_processes"] == self.accelerator.num_processes:
+            self.load_resume_state(state)
+            return
+        found = f"one of {state['num_processes']} processes" if state is not None else "none"
+        logger.warning(
+            "The checkpoint %s has no state of %d processes to go on from (found: %s). Rollouts of a window that was "
+            "begun are made anew, and the next log counts from here.",
+            path.parent,
+            self.accelerator.num_processes,
+            found,
+        )
+        self._step = self.state.global_step * self.args.gradient_accumulation_steps
+
+    def resume_state(self) -> dict[str, Any]:
+        """
+        Gives what a checkpoint of transformers lacks and TRL needs to go on as if nothing had been.
+
+        Returns:
+            `dict`: this process's rollouts of a window that was begun, and what the next log is made of; plain values
+                and tensors.
+        """
+        is_window_begun = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
+        return {
+            "step": self._step,
+            "buffered_inputs": self._buffered_inputs if is_window_begun else None,
+            "metrics": {key: list(values) for key, values in self._metrics["train"].items()},
+            "loss_sum": self._tr_loss,
+            "last_logged_step": self._globalstep_last_logged,
+        }
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """
+        Takes back what `resume_state` gave.
+
+        Args:
+            state (`dict`):
+                The state of this process.
+        """
+        self._step = state["step"]
+        self._buffered_inputs = state["buffered_inputs"]
+        self._metrics["train"].update(state["metrics"])
+        self._tr_loss = state["loss_sum"]
+        self._globalstep_last_logged = state["last_logged_step"]
+        # The mean loss that `train` returns is that of the steps since it was called.
+        self._total_loss_scalar -= state["loss_sum"].item()
 
     # TRL's private state, under public names
 

@@ -25,7 +25,7 @@ from trl_score.log_keys import SCORE_LOG_KEYS
 from trl_score.score.score_trainer import SCoReTrainer
 
 # Not in evaluation: nothing is updated there.
-TRAIN_ONLY_KEYS = {"score/seconds_update", "score/seconds_optimizer"}
+TRAIN_ONLY_KEYS = {"score/seconds_update", "score/seconds_optimizer", "score/skipped_steps"}
 
 
 def score_keys(entry: dict[str, Any]) -> set[str]:

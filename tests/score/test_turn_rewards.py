@@ -7,12 +7,12 @@ import math
 import signal
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
+from trl_score.score.scoring_watch import BackgroundThread
 from trl_score.score.turn_rewards import AsyncTurnReward, TurnContext, TurnReward, check_turn_rewards
 
 FIRST, SECOND = ["4", "five"], ["4", "5"]
@@ -20,9 +20,8 @@ MAIN_THREAD = threading.main_thread().name
 
 
 @pytest.fixture
-def executor():
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="ahead") as executor:
-        yield executor
+def background():
+    return BackgroundThread()
 
 
 @pytest.fixture
@@ -243,21 +242,21 @@ def test_wrong_result_is_found_when_called():
 # Scoring turn 1 ahead
 
 
-def test_turn_1_is_scored_ahead_in_the_background_and_once(executor):
+def test_turn_1_is_scored_ahead_in_the_background_and_once(background):
     recorder, context = Recorder(), TurnContext()
     reward = TurnReward(recorder, "length", context)
     given = arguments(FIRST, solution=["4", "5"])
-    reward.start(executor, **given)
+    reward.start(background, **given)
     assert reward(**given) == [1.0, 4.0]
     assert recorder.calls == [given]
-    assert recorder.threads[0].startswith("ahead")
+    assert recorder.threads[0] == "score-turn-1"
     context.turn = 2
     assert reward(**arguments(SECOND)) == [1.0, 1.0]
     assert [call["completions"] for call in recorder.calls] == [FIRST, SECOND]
     assert recorder.threads[1] == MAIN_THREAD
 
 
-def test_scoring_ahead_runs_while_the_main_thread_goes_on(executor):
+def test_scoring_ahead_runs_while_the_main_thread_goes_on(background):
     generated = threading.Event()
 
     def waits(completions, **kwargs):
@@ -265,28 +264,28 @@ def test_scoring_ahead_runs_while_the_main_thread_goes_on(executor):
         return [1.0, 0.0]
 
     reward = TurnReward(waits, "waits", TurnContext())
-    reward.start(executor, **arguments(FIRST))  # would block here if it ran at once
+    reward.start(background, **arguments(FIRST))  # would block here if it ran at once
     generated.set()
     assert reward(**arguments(FIRST)) == [1.0, 0.0]
 
 
-def test_result_scored_ahead_is_never_used_for_turn_2(executor):
+def test_result_scored_ahead_is_never_used_for_turn_2(background):
     recorder = Recorder()
     reward = TurnReward(recorder, "length", TurnContext(turn=2, completions_t1=FIRST))
-    reward.start(executor, **arguments(FIRST))
+    reward.start(background, **arguments(FIRST))
     assert reward(**arguments(SECOND)) == [1.0, 1.0]
 
 
-def test_result_scored_ahead_is_used_once(executor):
+def test_result_scored_ahead_is_used_once(background):
     recorder = Recorder()
     reward = TurnReward(recorder, "length", TurnContext())
-    reward.start(executor, **arguments(FIRST))
+    reward.start(background, **arguments(FIRST))
     assert reward(**arguments(FIRST)) == [1.0, 4.0]
     assert reward(**arguments(SECOND)) == [1.0, 1.0]  # the next batch's first turns
     assert len(recorder.calls) == 2
 
 
-def test_scoring_ahead_knows_that_it_is_turn_1(executor):
+def test_scoring_ahead_knows_that_it_is_turn_1(background):
     calls = []
 
     def names_all(completions, turn, completions_t1, log_extra, **kwargs):
@@ -297,25 +296,25 @@ def test_scoring_ahead_knows_that_it_is_turn_1(executor):
     extra, context = {}, TurnContext(turn=2, completions_t1=["of the", "last batch"])
     reward = TurnReward(names_all, "names_all", context)
     given = arguments(FIRST, log_extra=extra.__setitem__)
-    reward.start(executor, **given)
+    reward.start(background, **given)
     context.turn = 1
     reward(**given)
     assert calls == [(1, FIRST)]
     assert extra == {"parsed_t1": FIRST}
 
 
-def test_exception_in_the_background_surfaces_with_the_place(executor):
+def test_exception_in_the_background_surfaces_with_the_place(background):
     reward = TurnReward(raise_value_error, "grader", TurnContext())
-    reward.start(executor, **arguments(FIRST))
+    reward.start(background, **arguments(FIRST))
     with pytest.raises(ValueError, match="no such problem: row 3") as raised:
         reward(**arguments(FIRST))
     assert raised.value.__notes__ == ["Raised by reward function 'grader' while it scored turn 1."]
     assert reward.can_run_in_thread
 
 
-def test_wrong_result_in_the_background_surfaces(executor):
+def test_wrong_result_in_the_background_surfaces(background):
     reward = TurnReward(lambda **kwargs: [math.nan, 0.0], "broken", TurnContext())
-    reward.start(executor, **arguments(FIRST))
+    reward.start(background, **arguments(FIRST))
     with pytest.raises(ValueError, match="'broken' returned nan for row 0 of turn 1"):
         reward(**arguments(FIRST))
 
@@ -336,18 +335,18 @@ def with_wrapped_alarm(completions, **kwargs):
 
 
 @pytest.mark.parametrize("function", [with_alarm, with_wrapped_alarm])
-def test_function_of_the_main_thread_falls_back_to_it_with_one_warning(executor, caplog, function):
+def test_function_of_the_main_thread_falls_back_to_it_with_one_warning(background, caplog, function):
     reward = TurnReward(function, "alarmed", TurnContext())
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            reward.start(executor, **arguments(FIRST))
+            reward.start(background, **arguments(FIRST))
             assert reward(**arguments(FIRST)) == [1.0, 0.0]
     assert len(caplog.messages) == 1
     assert "'alarmed' works in the main thread only" in caplog.messages[0]
     assert not reward.can_run_in_thread
 
 
-def test_math_verify_falls_back_to_the_main_thread(executor, caplog):
+def test_math_verify_falls_back_to_the_main_thread(background, caplog):
     math_verify = pytest.importorskip("math_verify")
 
     def verified(completions, solution, **kwargs):
@@ -356,7 +355,7 @@ def test_math_verify_falls_back_to_the_main_thread(executor, caplog):
 
     reward = TurnReward(verified, "verified", TurnContext())
     given = arguments(["$4$", "$\\frac{10}{2}$"], solution=["$4$", "$6$"])
-    reward.start(executor, **given)
+    reward.start(background, **given)
     with caplog.at_level(logging.WARNING):
         assert reward(**given) == [1.0, 0.0]
     assert not reward.can_run_in_thread
@@ -427,7 +426,7 @@ def test_async_result_is_checked_too(loop, values):
         await_on(loop, AsyncTurnReward(wrong, "wrong", TurnContext())(**arguments(FIRST)))
 
 
-def test_two_functions_are_scored_ahead_one_after_the_other(executor):
+def test_two_functions_are_scored_ahead_one_after_the_other(background):
     # One worker: reward functions that share state need no lock of their own.
     running, most_running = [], []
 
@@ -440,6 +439,6 @@ def test_two_functions_are_scored_ahead_one_after_the_other(executor):
 
     rewards = [TurnReward(careful, name, TurnContext()) for name in ("a", "b")]
     for reward in rewards:
-        reward.start(executor, **arguments(FIRST))
+        reward.start(background, **arguments(FIRST))
     assert [reward(**arguments(FIRST)) for reward in rewards] == [[0.0, 0.0]] * 2
     assert max(most_running) == 1

@@ -9,6 +9,7 @@ from trl import GRPOConfig
 
 from trl_score.score.importance import IMPORTANCE_MODES
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
+from trl_score.score.scoring_watch import LAST_RESORT
 
 _STAGES = ("1", "2", "both")
 _BASELINES = ("leave_one_out", "group_mean", "none")
@@ -37,6 +38,7 @@ _REFUSED: tuple[tuple[str, Any, str], ...] = (
     ("top_entropy_quantile", 1.0, "leaving low-entropy tokens out would break each turn's token sum"),
     ("entropy_coef", 0.0, "SCoRe's objective has no entropy bonus"),
     ("use_adaptive_entropy", False, "SCoRe's objective has no entropy bonus"),
+    ("enable_jit_checkpoint", False, "SIGTERM saves at the end of the step without it, on all processes alike"),
     ("off_policy_mask_threshold", None, "it masks whole sequences by one KL for both turns together"),
 )
 
@@ -123,6 +125,16 @@ class SCoReConfig(GRPOConfig):
         score_turn_1_ahead (`bool`, *optional*, defaults to `True`):
             Whether reward functions score turn 1 in a background thread while turn 2 is generated. Reward models never
             do. Turn it off for a function that uses the accelerator or communicates between processes.
+
+        > Parameters that control what happens when something goes wrong
+
+        max_skipped_steps (`int`, *optional*, defaults to `3`):
+            A step whose loss or gradient is NaN or infinite is skipped; after this many in a row the run ends, and its
+            last batch is written into the output folder.
+        reward_timeout (`float`, *optional*):
+            Seconds that the reward functions together may take to score one turn of a rollout batch. After that the run
+            ends with an error that names the function and the row. Defaults to half of `ddp_timeout`, after which
+            processes that wait for another give up.
 
         > Parameters that control evaluation
 
@@ -271,6 +283,23 @@ class SCoReConfig(GRPOConfig):
         },
     )
 
+    # Parameters that control what happens when something goes wrong
+    max_skipped_steps: int = field(
+        default=3,
+        metadata={
+            "help": "A step whose loss or gradient is NaN or infinite is skipped; after this many in a row the run "
+            "ends, and its last batch is written into the output folder."
+        },
+    )
+
+    reward_timeout: float | None = field(
+        default=None,
+        metadata={
+            "help": "Seconds that the reward functions together may take to score one turn of a rollout batch; then "
+            "the run ends with an error that names the function and the row. Defaults to half of `ddp_timeout`."
+        },
+    )
+
     # Parameters that control evaluation
     eval_do_sample: bool = field(
         default=False,
@@ -307,6 +336,11 @@ class SCoReConfig(GRPOConfig):
         """`tuple[int, int]`: The most tokens of turn 1 and of turn 2."""
         default = self.max_completion_length or 0
         return self.max_completion_length_t1 or default, self.max_completion_length_t2 or default
+
+    @property
+    def seconds_to_score(self) -> float:
+        """`float`: The time in which a turn of a rollout batch must be scored."""
+        return self.ddp_timeout / 2 if self.reward_timeout is None else self.reward_timeout
 
     def num_stage_1_steps(self, max_steps: int) -> int:
         """
@@ -349,6 +383,13 @@ class SCoReConfig(GRPOConfig):
             value = self.__dict__[name]
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1 token, got {value}.")
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"`max_skipped_steps` must be at least 1 step, got {self.max_skipped_steps}.")
+        if not 0 < LAST_RESORT * self.seconds_to_score < self.ddp_timeout:
+            raise ValueError(
+                f"`reward_timeout` must be positive and leave time before `ddp_timeout` ({self.ddp_timeout} s), at "
+                f"most {self.ddp_timeout / LAST_RESORT:g} s, got {self.reward_timeout}. Raise `ddp_timeout` too."
+            )
         if min(self.turn_budgets) < 1:
             raise ValueError(
                 "Each turn needs a length budget, got `max_completion_length=None` without `max_completion_length_t1` "

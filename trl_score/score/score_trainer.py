@@ -2,21 +2,31 @@
 
 import json
 import logging
+import math
 import random
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import gather, gather_object, is_peft_model
+from accelerate.utils import broadcast_object_list, gather, gather_object, is_peft_model
 from torch import nn
-from transformers import PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import PreTrainedTokenizerBase, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from trl_score import trl_compat
-from trl_score.callbacks import AdaptiveBeta2, OptimizerTimer, StageBoundary, print_turns_table, save_turns_table
+from trl_score.callbacks import (
+    SIGTERM_EXIT_CODE,
+    AdaptiveBeta2,
+    OptimizerTimer,
+    SaveOnSigterm,
+    StageBoundary,
+    print_turns_table,
+    save_turns_table,
+)
+from trl_score.checkpoints import check_whole, last_whole_checkpoint
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.adapters import check_adapters, set_reference_adapter
@@ -27,7 +37,9 @@ from trl_score.score.prompts import Correction, is_conversational_prompt, tokeni
 from trl_score.score.rollout import roll_out_two_turns
 from trl_score.score.row_settings import RowSetting, RowSettings
 from trl_score.score.score_config import SCoReConfig
+from trl_score.score.scoring_watch import BackgroundThread, ScoringWatch
 from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
+from trl_score.score.skipped_steps import BATCH_FILE, StepGuard, write_rollouts
 from trl_score.score.trainer_inputs import (
     copied_reference,
     load_model_config,
@@ -159,7 +171,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
         self._row_settings = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
         preflight.check_rewards(reward_funcs, train_dataset)
-        self._turn_context = TurnContext()
+        self._turn_context = TurnContext(watch=ScoringWatch(args.seconds_to_score))
         reference = copied_reference(model, args, peft_config)
         needed_beta = float(args.needs_reference)  # TRL asks only whether it is 0
         with trl_beta(args, 0.0 if reference is not None else needed_beta):
@@ -192,12 +204,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._table_rows: dict[str, deque[dict[str, Any]]] = {
             mode: deque(maxlen=args.generation_batch_size) for mode in ("train", "eval")
         }
-        self._turn_1_scorer = ThreadPoolExecutor(
-            max_workers=1,
-            thread_name_prefix="score-turn-1",
-            initializer=_use_device_in_thread,
-            initargs=(self.accelerator.device,),
-        )
+        self._turn_1_scorer = BackgroundThread(partial(_use_device_in_thread, self.accelerator.device))
+        self._guard = StepGuard(args.max_skipped_steps)
         self._prompts: list[Prompt] = []
         self._settings: list[RowSetting] = []
         self._rollouts: list[Rollout] = []
@@ -206,7 +214,9 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._gathered_columns = torch.empty(0, len(ROLLOUT_COLUMNS))
         self.adaptive_beta_2 = AdaptiveBeta2(args.beta_2, args.beta_2_target_kl)
         self.add_callback(self.adaptive_beta_2)
+        self._sigterm = SaveOnSigterm(self._on_any_process)
         self.add_callback(StageBoundary(args))
+        self.add_callback(self._sigterm)
         self.add_callback(OptimizerTimer(self._windows["train"]))
 
     # Before training
@@ -275,18 +285,74 @@ class SCoReTrainer(trl_compat.GRPOSeams):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
-                A checkpoint's folder, or `True` for the last one in `output_dir`.
+                A checkpoint's folder, or `True` for the last whole one in `output_dir`. Training goes on from there as
+                if it had never been interrupted.
 
         Returns:
             `TrainOutput`: what [`~transformers.Trainer.train`] returns.
+
+        Raises:
+            `ValueError`: If the checkpoint is not whole, or none is.
+            `SystemExit`: With code 143, after a SIGTERM: training was saved at the end of the step.
         """
-        checkpoint = resume_from_checkpoint
-        if checkpoint is True:
-            checkpoint = get_last_checkpoint(cast(str, self.args.output_dir))
-        if checkpoint:
-            self.adaptive_beta_2.load(Path(checkpoint))
+        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint) if resume_from_checkpoint else None
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else TrainerState()
+        self.num_epochs_done = int(state.epoch or 0)
         self.forget_engine_weights()
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self._sigterm.listening():
+            output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
+        if self._on_any_process(self._sigterm.is_received):
+            raise SystemExit(SIGTERM_EXIT_CODE)
+        return output
+
+    def _on_any_process(self, flag: bool) -> bool:
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
+
+    def _checkpoint_to_resume(self, name: str | bool) -> Path:
+        """The main process chooses, and tells the others; each looks whether the checkpoint is whole where it runs."""
+        chosen: list[Any] = [name]
+        is_last = str(name).lower() == "true"  # a command line knows no other way to say it
+        if is_last and self.accelerator.is_main_process:
+            try:
+                chosen = [str(last_whole_checkpoint(Path(cast(str, self.args.output_dir))))]
+            except ValueError as error:
+                chosen = [error]
+        broadcast_object_list(chosen)
+        if isinstance(chosen[0], ValueError):
+            raise chosen[0]
+        check_whole(Path(chosen[0]))
+        return Path(chosen[0])
+
+    def resume_state(self) -> dict[str, Any]:
+        """
+        Gives all that a checkpoint of transformers lacks: TRL's part, running sums, table, beta_2.
+
+        Returns:
+            `dict`: of this process; plain values and tensors.
+        """
+        return {
+            **super().resume_state(),
+            "window": self._windows["train"].state(),
+            "table_rows": json.dumps(list(self._table_rows["train"]), default=str),
+            "beta_2": self.adaptive_beta_2.state(),
+            "skipped_in_a_row": self._guard.num_in_a_row,
+        }
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """
+        Takes back what `resume_state` gave.
+
+        Args:
+            state (`dict`):
+                The state of this process.
+        """
+        super().load_resume_state(state)
+        self._windows["train"].load(state["window"])
+        self._table_rows["train"].extend(json.loads(state["table_rows"]))
+        self.adaptive_beta_2.load(state["beta_2"])
+        self._guard.num_in_a_row = state["skipped_in_a_row"]
 
     # Rollout
 
@@ -419,11 +485,26 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         rewards = []
         for turn, completions in enumerate(self._completions, start=1):
             self._turn_context.turn = turn
+            self._turn_context.keeps_errors = self.accelerator.num_processes > 1
             turns = [rollout.turn_1 if turn == 1 else rollout.turn_2 for rollout in self._rollouts]
-            rewards.append(score(completions, [generated.token_ids for generated in turns]))
+            with self._turn_context.watch.one_turn():
+                rewards.append(score(completions, [generated.token_ids for generated in turns]))
+            self._raise_reward_error()
         self._rewards_per_func = (rewards[0], rewards[1])
         self._windows[self.mode].add("score/seconds_rewards", time.perf_counter() - start)
         return rewards[1]
+
+    def _raise_reward_error(self) -> None:
+        """Of several processes, all raise where a reward function failed on one: none is left waiting for it."""
+        if not self._turn_context.keeps_errors:
+            return
+        error = self._turn_context.take_error()
+        messages = gather_object([None if error is None else f"{type(error).__name__}: {error}"])
+        failed = {process: message for process, message in enumerate(messages) if message is not None}
+        if error is not None:
+            raise error
+        for process, message in failed.items():
+            raise RuntimeError(f"Process {process} could not score its rollouts, so training ends on all. {message}")
 
     # From rewards to a batch
 
@@ -436,8 +517,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 TRL's batch of B rollouts.
 
         Returns:
-            `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)`, `max_tokens` `(B,)` and, where the KL is in
-                the loss, `kl_coefficients` `(B, T)`.
+            `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)`, `max_tokens`, `rewards_t1` and `rewards_t2`
+                `(B,)` and, where the KL is in the loss, `kl_coefficients` `(B, T)`.
         """
         device = batch["completion_ids"].device
         if self.mode == "train" and self.stage == 1:
@@ -462,6 +543,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         local = slice(self._first_row, self._first_row + len(self._rollouts))
         batch["advantages"] = spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
         batch["num_items_in_batch"] = self.accelerator.gather((turn_of_token > 0).sum()).sum()
+        batch["rewards_t1"], batch["rewards_t2"] = rewards_t1[local], rewards_t2[local]
         batch["max_tokens"] = torch.tensor([setting.num_learned for setting in self._settings], device=device)  # (B,)
         if self.args.kl_estimator != "k1" and self.beta != 0.0:
             coefficients = torch.tensor(self.kl_coefficients, device=device).expand(len(self._rollouts), 2)
@@ -581,13 +663,47 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         )
         if forward.aux_loss is not None:
             scalar = scalar + self.router_aux_loss_coef * forward.aux_loss
-        self._log_loss(forward, loss.is_clipped, batch)
+        self._log_loss(forward, loss.is_clipped, batch, scalar)
         return scalar / accumulation
 
     def _tokens_per_micro_batch(self, batch: trl_compat.Batch) -> torch.Tensor:
         """This process's share of the tokens learned from, of one micro-batch of a rollout batch."""
         per_process = batch["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
         return per_process / (self.args.steps_per_generation if self.mode == "train" else 1)
+
+    def may_step(self, grad_norm: float) -> bool:
+        """
+        Refuses a step whose loss or gradient is NaN or infinite, and ends the run after several in a row.
+
+        Args:
+            grad_norm (`float`):
+                The gradient's norm, the same on all processes.
+
+        Returns:
+            `bool`: whether the optimizer may use the gradient.
+
+        Raises:
+            `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rollouts.
+        """
+        if self.accelerator.scaler is not None and not math.isfinite(grad_norm):
+            return True  # fp16: the loss scaler skips the step itself, and lowers its scale
+        may_step = self._guard.end_step(grad_norm)
+        self._windows["train"].add("score/skipped_steps", float(not may_step))
+        if not may_step and (self._guard.is_over or self.is_deepspeed_enabled):
+            self._end_of_skipped_steps()
+        return may_step
+
+    def _end_of_skipped_steps(self) -> None:
+        step = self.state.global_step + 1
+        names = {"step": step, "process": self.accelerator.process_index}
+        path = Path(cast(str, self.args.output_dir)) / BATCH_FILE.format(**names)
+        write_rollouts(path, self._guard.batches, self.tokenizer)
+        raise FloatingPointError(
+            f"The loss or the gradient was NaN or infinite in {self._guard.num_in_a_row} steps in a row, of which step "
+            f"{step} is the last, so training ends here; none of them changed the model. The rollouts of that step are "
+            f"in {path.with_name(BATCH_FILE.format(step=step, process='*'))}. Look at them, lower `learning_rate` or "
+            "train in another precision, and resume from the last checkpoint."
+        )
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Runs one micro-batch, and logs the seconds that its forward and backward took."""
@@ -643,14 +759,16 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         whole_batch = self.args.eval_batch_size * self.accelerator.num_processes
         return loader_state.remainder * self.num_generations_eval % whole_batch or num_rows
 
-    def _log_loss(self, forward: trl_compat.LogProbs, is_clipped: torch.Tensor, batch: trl_compat.Batch) -> None:
+    def _log_loss(
+        self, forward: trl_compat.LogProbs, is_clipped: torch.Tensor, batch: trl_compat.Batch, loss: torch.Tensor
+    ) -> None:
         turn_of_token, ref_logps = batch["turn_of_token"], batch.get("ref_per_token_logps")
         if self.mode == "eval":
             num_real = self._num_real_rows(len(self._gathered_columns)) - self._first_row
             turn_of_token = turn_of_token.clone()
             turn_of_token[max(num_real, 0) :] = 0
         logps = forward.per_token_logps.detach()
-        stats = []
+        stats = [(~torch.isfinite(loss.detach())).double()]
         for turn in (1, 2):
             is_turn = turn_of_token == turn
             kl = torch.zeros(()) if ref_logps is None else sequence_kl(logps, ref_logps, turn_of_token, turn).sum()
@@ -658,7 +776,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             num_rollouts, num_tokens = is_turn.any(dim=1).sum(), is_turn.sum()
             clipped = (is_clipped & is_turn).sum()
             stats += [value.to(logps.device).double() for value in (kl, entropy, clipped, num_rollouts, num_tokens)]
-        totals = self.accelerator.reduce(torch.stack(stats), reduction="sum").view(2, 5).tolist()
+        num_not_finite, *sums = self.accelerator.reduce(torch.stack(stats), reduction="sum").tolist()
+        if self.mode == "train":
+            self._guard.add(batch, is_finite=num_not_finite == 0)
+        if num_not_finite:
+            return  # what it would add to the log is no number
+        totals = [sums[:5], sums[5:]]
         window = self._windows[self.mode]
         for turn, (kl, entropy, clipped, num_rollouts, num_tokens) in enumerate(totals, start=1):
             if ref_logps is not None:

@@ -73,6 +73,25 @@ class MetricWindow:
         known = values[~torch.isnan(values)]
         self.add(key, known.sum().item(), known.numel())
 
+    def state(self) -> dict[str, tuple[float, float]]:
+        """
+        Gives what was added and not taken yet.
+
+        Returns:
+            `dict`: key to its sum and count.
+        """
+        return dict(self._sums)
+
+    def load(self, state: Mapping[str, tuple[float, float]]) -> None:
+        """
+        Takes back what `state` gave, in place of what is here.
+
+        Args:
+            state (`Mapping`):
+                Key to its sum and count.
+        """
+        self._sums = dict(state)
+
     def take_means(self) -> dict[str, float | None]:
         """
         Gives the means and empties the window.

@@ -12,11 +12,12 @@ import inspect
 import logging
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
 from trl_score.records import Completion, RewardFunc
+from trl_score.score.scoring_watch import BackgroundThread, Scoring, ScoringWatch
 
 logger = logging.getLogger(__name__)
 
@@ -34,10 +35,25 @@ class TurnContext:
             1 or 2.
         completions_t1 (`list`, *optional*):
             The first turns of the batch.
+        watch ([`ScoringWatch`], *optional*):
+            Gives each turn its time; by default scoring may take any.
+        keeps_errors (`bool`, *optional*, defaults to `False`):
+            Whether an error is kept in `error`, with rewards of 0 in its place, so that all processes can agree on it
+            before it is raised. Without it an error is raised where it occurs.
+        error (`Exception`, *optional*):
+            The first error that was kept.
     """
 
     turn: int = 1
     completions_t1: list[Completion] = field(default_factory=list)
+    watch: ScoringWatch = field(default_factory=ScoringWatch)
+    keeps_errors: bool = False
+    error: Exception | None = None
+
+    def take_error(self) -> Exception | None:
+        """Gives the error that was kept, once."""
+        error, self.error = self.error, None
+        return error
 
 
 def check_turn_rewards(values: Any, num_expected: int, *, name: str, turn: int) -> list[float | None]:
@@ -143,18 +159,18 @@ class TurnReward:
         self._ahead: Future[list[float | None]] | None = None
         self._wanted = _wanted_turn_arguments(func)
 
-    def start(self, executor: ThreadPoolExecutor, **kwargs: Any) -> None:
+    def start(self, background: BackgroundThread, **kwargs: Any) -> None:
         """
         Begins to score turn 1 in the background; the next call for turn 1 returns what comes of it.
 
         Args:
-            executor (`ThreadPoolExecutor`):
+            background ([`BackgroundThread`]):
                 Where it runs.
             kwargs:
                 What a call for turn 1 would be given.
         """
         if self.can_run_in_thread:
-            self._ahead = executor.submit(self._score, 1, kwargs["completions"], kwargs)
+            self._ahead = background.submit(self._score, 1, kwargs["completions"], kwargs)
 
     def __call__(self, **kwargs: Any) -> list[float | None]:
         """
@@ -169,11 +185,21 @@ class TurnReward:
 
         Raises:
             `TypeError`, `ValueError`: If the function's result is wrong, see `check_turn_rewards`.
+            `TimeoutError`: If it takes too long.
         """
+        try:
+            return self._rewards(kwargs)
+        except Exception as error:
+            if not self.context.keeps_errors:
+                raise
+            self.context.error = self.context.error or error
+            return [0.0] * len(kwargs["completions"])
+
+    def _rewards(self, kwargs: dict[str, Any]) -> list[float | None]:
         ahead, self._ahead = self._ahead, None
         if ahead is not None and self.context.turn == 1:
             try:
-                return ahead.result()
+                return self.context.watch.result_of(ahead, Scoring(self.__name__, 1, kwargs["completions"]))
             except (ValueError, RuntimeError) as error:
                 if not _needs_main_thread(error):
                     raise
@@ -189,7 +215,8 @@ class TurnReward:
     def _score(self, turn: int, completions_t1: list[Completion], kwargs: dict[str, Any]) -> list[float | None]:
         call_kwargs = _turn_kwargs(self._wanted, turn, completions_t1, kwargs)
         try:
-            values = self.func(**call_kwargs)
+            with self.context.watch.over(self.__name__, turn, kwargs["completions"]):
+                values = self.func(**call_kwargs)
         except Exception as error:  # re-raised as it is: only the place is added
             error.add_note(f"Raised by reward function {self.__name__!r} while it scored turn {turn}.")
             raise
@@ -241,11 +268,24 @@ class AsyncTurnReward:
 
         Raises:
             `TypeError`, `ValueError`: If the function's result is wrong, see `check_turn_rewards`.
+            `TimeoutError`: If it takes too long.
         """
+        try:
+            return await self._rewards(kwargs)
+        except Exception as error:
+            if not self.context.keeps_errors:
+                raise
+            self.context.error = self.context.error or error
+            return [0.0] * len(kwargs["completions"])
+
+    async def _rewards(self, kwargs: dict[str, Any]) -> list[float | None]:
+        turn = self.context.turn
         ahead, self._ahead = self._ahead, None
-        if ahead is not None and self.context.turn == 1:
-            return await asyncio.wrap_future(ahead)
-        return await self._score(self.context.turn, self.context.completions_t1, kwargs)
+        if ahead is not None and turn == 1:
+            task = asyncio.wrap_future(ahead)
+        else:
+            task = asyncio.ensure_future(self._score(turn, self.context.completions_t1, kwargs))
+        return await self.context.watch.result_of_task(task, Scoring(self.__name__, turn, kwargs["completions"]))
 
     async def _score(self, turn: int, completions_t1: list[Completion], kwargs: dict[str, Any]) -> list[float | None]:
         call_kwargs = _turn_kwargs(self._wanted, turn, completions_t1, kwargs)

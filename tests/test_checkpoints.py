@@ -1,0 +1,132 @@
+"""A checkpoint is whole or it is passed over."""
+
+import json
+import logging
+
+import pytest
+
+from trl_score import checkpoints
+from trl_score.checkpoints import (
+    WHOLE_FILE,
+    check_whole,
+    forget_replaced,
+    last_whole_checkpoint,
+    make_room,
+    mark_whole,
+    what_is_missing,
+)
+
+
+@pytest.fixture
+def save(tmp_path):
+    """Writes a checkpoint, and marks it unless told not to."""
+
+    def make(step, is_marked=True, text="weights"):
+        folder = tmp_path / f"checkpoint-{step}"
+        (folder / "shards").mkdir(parents=True)
+        (folder / "model.safetensors").write_text(text)
+        (folder / "shards" / "rank_0.pt").write_text("state")
+        if is_marked:
+            mark_whole(folder)
+        return folder
+
+    return make
+
+
+def test_marked_checkpoint_is_whole(save):
+    folder = save(3)
+    assert what_is_missing(folder) is None
+    check_whole(folder)
+    files = json.loads((folder / WHOLE_FILE).read_text())["files"]
+    assert files == {"model.safetensors": 7, "shards/rank_0.pt": 5}
+
+
+def test_mark_is_written_after_everything_lies_on_the_disk(save, monkeypatch):
+    folder = save(3, is_marked=False)
+    flushed = []
+
+    def flush(path):
+        flushed.append((path.relative_to(folder.parent).as_posix(), (folder / WHOLE_FILE).exists()))
+
+    monkeypatch.setattr(checkpoints, "_flush", flush)
+    mark_whole(folder)
+    before = {name for name, is_marked in flushed if not is_marked}
+    after = {name for name, is_marked in flushed if is_marked}
+    assert before >= {"checkpoint-3/model.safetensors", "checkpoint-3/shards/rank_0.pt"}
+    assert after == {".", "checkpoint-3", "checkpoint-3/shards"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "missing"),
+    [
+        (lambda folder: (folder / WHOLE_FILE).unlink(), f"it has no {WHOLE_FILE}, which is written last"),
+        (lambda folder: (folder / "shards" / "rank_0.pt").unlink(), "shards/rank_0.pt is missing"),
+        (lambda folder: (folder / "model.safetensors").write_text("wei"), "model.safetensors has 3 bytes of 7"),
+        (lambda folder: folder.rename(folder.with_name("elsewhere")), "there is no such folder"),
+    ],
+)
+def test_what_is_missing_is_said(damage, missing, save):
+    folder = save(3)
+    damage(folder)
+    assert what_is_missing(folder) == missing
+    with pytest.raises(
+        ValueError, match=rf"Expected a whole checkpoint to resume from, got '.*checkpoint-3': {missing}"
+    ):
+        check_whole(folder)
+
+
+def test_last_whole_one_is_found_by_its_number(save, tmp_path, caplog):
+    save(9)
+    expected = save(10)
+    save(11, is_marked=False)
+    (save(12) / "model.safetensors").unlink()
+    (tmp_path / "checkpoint-best").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert last_whole_checkpoint(tmp_path) == expected
+    assert caplog.messages == [
+        "Resuming from checkpoint-10. Passed over: checkpoint-12 (model.safetensors is missing); checkpoint-11 (it has "
+        f"no {WHOLE_FILE}, which is written last)."
+    ]
+
+
+def test_nothing_is_said_where_nothing_is_passed_over(save, tmp_path, caplog):
+    save(9)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-9"
+    assert caplog.messages == []
+
+
+def test_no_whole_checkpoint(save, tmp_path):
+    with pytest.raises(ValueError, match=r"to resume from, got no checkpoint\. Start without"):
+        last_whole_checkpoint(tmp_path)
+    save(1, is_marked=False)
+    with pytest.raises(ValueError, match=r"to resume from, got checkpoint-1 \(it has no"):
+        last_whole_checkpoint(tmp_path)
+
+
+# A step that is saved for the second time
+
+
+def test_whole_checkpoint_is_kept_until_its_successor_is_whole(save, tmp_path):
+    make_room(save(3, text="first"))
+    folder = save(3, is_marked=False, text="second")  # killed here
+    assert last_whole_checkpoint(tmp_path) == folder
+    assert (folder / "model.safetensors").read_text() == "first"
+
+    make_room(folder)
+    save(3, text="second")
+    forget_replaced(folder)
+    assert (last_whole_checkpoint(tmp_path) / "model.safetensors").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_successor_is_taken_where_only_forgetting_was_left(save, tmp_path):
+    make_room(save(3, text="first"))
+    save(3, text="second")
+    assert (last_whole_checkpoint(tmp_path) / "model.safetensors").read_text() == "second"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+
+
+def test_half_written_checkpoint_makes_room_without_a_trace(save, tmp_path):
+    make_room(save(3, is_marked=False))
+    make_room(tmp_path / "checkpoint-4")
+    assert list(tmp_path.iterdir()) == []
