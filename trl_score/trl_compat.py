@@ -475,12 +475,13 @@ class GRPOSeams(HubSeams, GRPOTrainer):
             `GenerateTurn`: the engine.
         """
         if self.use_vllm:
+            is_shared = self.vllm_mode == "server" or self.vllm_tensor_parallel_size > 1
             with _awake(self.vllm_generation):
                 yield VLLMEngine(
                     self.vllm_generation,
                     stop_ids=self.eos_token_ids,
                     do_sample=do_sample,
-                    largest=self._largest_of_all_processes,
+                    largest=self._largest_of_all_processes if is_shared else None,
                 )
             return
         gathering = unwrap_model_for_generation(
@@ -512,8 +513,6 @@ class GRPOSeams(HubSeams, GRPOTrainer):
         )
 
     def _largest_of_all_processes(self, num_prompts: int, budget: int) -> tuple[int, int]:
-        if self.accelerator.num_processes == 1:
-            return num_prompts, budget
         own = torch.tensor([[num_prompts, budget]], device=self.accelerator.device)
         largest = self.accelerator.gather(own).amax(dim=0)
         return int(largest[0]), int(largest[1])

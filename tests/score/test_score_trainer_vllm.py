@@ -75,9 +75,16 @@ class SamplingStandIn:
         assert not self.own_model.load_state_dict(weights, strict=False).unexpected_keys
 
     def generate(self, prompts: Any, images: None, num_generations: int) -> tuple[Any, Any, Any, None]:
-        assert images is None and num_generations == 1 and not self._llm_weights_sleeping
+        assert images is None and num_generations == 1
+        # As TRL does in sleep mode: weights brought where there are none, and all asleep again after the call.
+        if self.enable_sleep_mode and self._llm_weights_sleeping:
+            self.sync_weights()
+        assert not self._llm_weights_sleeping
         self.notes.append(f"generate {len(prompts)}")
         rows = [self.sample(list(ids)) for ids in prompts]
+        if self.enable_sleep_mode:
+            self.llm.sleep(level=2)
+            self._llm_weights_sleeping = True
         return prompts, [ids for ids, _ in rows], [logprobs for _, logprobs in rows], None
 
     @torch.no_grad()
@@ -203,6 +210,15 @@ def test_without_correction_nothing_is_weighed(vllm_trainer):
     trainer = vllm_trainer(vllm_importance_sampling_correction=False, max_steps=1, stage="2")
     trainer.train()
     assert not [key for key in training_logs(trainer)[0] if "sampling/" in key]
+
+
+def test_processes_agree_only_where_they_generate_together(vllm_trainer):
+    trainer = vllm_trainer()
+    with trainer.generation_engine(do_sample=True) as engine:
+        assert engine.largest is None  # each has a vLLM of its own
+    trainer.vllm_mode = "server"
+    with trainer.generation_engine(do_sample=True) as engine:
+        assert engine.largest(3, 7) == (3, 7)
 
 
 # Asleep between batches

@@ -252,10 +252,6 @@ class VLLMBackend(Protocol):
         ...
 
 
-def _as_they_are(num_prompts: int, budget: int) -> tuple[int, int]:
-    return num_prompts, budget
-
-
 class VLLMEngine:
     """
     Generates turns with vLLM, through TRL's object for it, with the log-probabilities that vLLM sampled with.
@@ -271,8 +267,8 @@ class VLLMEngine:
         do_sample (`bool`):
             Whether to sample as the backend is set; greedy otherwise.
         largest (`Callable`, *optional*):
-            `(prompts, budget) -> the largest of each over the processes that generate together`. vLLM's server and
-            its tensor parallelism take as many prompts from each, and one budget for all.
+            Where processes generate together: `(number of prompts, budget) -> the largest of each over all of them`. A
+            vLLM server and tensor parallelism take as many prompts from each process, and one budget for all.
     """
 
     def __init__(
@@ -281,7 +277,7 @@ class VLLMEngine:
         *,
         stop_ids: Sequence[int],
         do_sample: bool,
-        largest: Callable[[int, int], tuple[int, int]] = _as_they_are,
+        largest: Callable[[int, int], tuple[int, int]] | None = None,
     ) -> None:
         self.backend = backend
         self.stop_ids = list(stop_ids)
@@ -305,7 +301,9 @@ class VLLMEngine:
                 temperature; where a greedy turn has none of that kind, each is `None`.
         """
         num_prompts = len(prompt_ids)
-        num_rows, budget = self.largest(num_prompts, max(max_new_tokens))
+        num_rows, budget = num_prompts, max(max_new_tokens)
+        if self.largest is not None:
+            num_rows, budget = self.largest(num_rows, budget)
         # Copies, so that every process brings as many; what is generated for them is dropped.
         filling = [prompt_ids[0]] * (num_rows - num_prompts)
         can_compare = self.do_sample or self.backend.temperature == 1.0

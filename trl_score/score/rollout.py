@@ -30,7 +30,8 @@ class GenerateTurn(Protocol):
                 The turn's length budget, one per prompt.
 
         Returns:
-            `list[GeneratedTurn]`: one per prompt.
+            `list[GeneratedTurn]`: one per prompt. An engine that samples by other numbers than the trainer's model
+                gives their log-probabilities with it.
         """
         ...
 
