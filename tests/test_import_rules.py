@@ -48,6 +48,7 @@ LAYERS = {
             "checkpoints",
             "log_keys",
             "user_errors",
+            "quantization",
             "collapse",
             "score",
             "score.prompts",

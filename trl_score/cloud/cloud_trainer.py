@@ -32,6 +32,7 @@ from trl_score.cloud.trainer_inputs import (
     peft_config_with_head,
     set_special_tokens,
 )
+from trl_score.quantization import refuse_quantized_weights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -147,6 +148,7 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
                 "`stage='both'` is two trainings with a generation between them. Call "
                 "`trl_score.cloud.stages.train_stages` in place of this trainer, or set `stage` to 'sft' or 'joint'."
             )
+        refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the preference pairs.")
         self.args = args  # rows are made before TRL's trainer is

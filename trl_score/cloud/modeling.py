@@ -43,6 +43,14 @@ IGNORED_LABEL = -100
 LOGITS_PER_CHUNK = 2**25
 PUBLISHED_ARCHITECTURE = "FeedbackRewardModel"
 PUBLISHED_CLASSIC_METHOD = "vanilla"  # what a published configuration's `feedback_method` says of a classic model
+# By these, left on a model by Transformers, Trainer, TRL and PEFT know a quantized one.
+QUANTIZATION_ATTRIBUTES = (
+    "hf_quantizer",
+    "is_quantized",
+    "quantization_method",
+    "is_loaded_in_4bit",
+    "is_loaded_in_8bit",
+)
 # Arguments that say where a file lies, which every `from_pretrained` takes.
 LOCATION_ARGUMENTS = ("revision", "token", "cache_dir", "subfolder", "local_files_only", "force_download")
 
@@ -218,6 +226,9 @@ class CLoudRewardModel(PreTrainedModel, GenerationMixin):
             _keep_weights(reward_base_model)
         _check_base(reward_base_model)
         self.reward_base_model = reward_base_model
+        self.__dict__.update(
+            {name: value for name, value in vars(reward_base_model).items() if name in QUANTIZATION_ATTRIBUTES}
+        )
         # One object: resizing the embeddings, or setting a pad token, must reach the configuration that is saved.
         config.text_config = reward_base_model.config
         self.reward_head = RewardHead(config.get_text_config().hidden_size, config.head_dropout)

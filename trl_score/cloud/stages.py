@@ -113,11 +113,12 @@ def train_stages(
         _finish_sft(_train(trainer, resume), root / SFT_FOLDER, settings)
         del trainer
 
-    critiqued = _critique_all(model, args, tokenizer, {"train": train_dataset, **eval_sets}, root)
+    quantization = {name: value for name, value in trainer_kwargs.items() if name == "quantization_config"}
+    critiqued = _critique_all(model, args, tokenizer, {"train": train_dataset, **eval_sets}, root, quantization)
     train_critiqued = critiqued.pop("train")
     eval_critiqued = critiqued if isinstance(eval_dataset, dict) else critiqued["eval"]
     joint_args = args.joint_stage(str(root / JOINT_FOLDER))
-    start, peft_config = _start_of_joint(model, args, peft_config, root / SFT_FOLDER)
+    start, peft_config = _start_of_joint(model, args, peft_config, root / SFT_FOLDER, quantization)
     joint = CLoudRewardTrainer(
         start, joint_args, None, train_critiqued, eval_critiqued, peft_config=peft_config, **shared
     )
@@ -188,9 +189,11 @@ def _critique_all(
     tokenizer: PreTrainedTokenizerBase,
     datasets: dict[str, Dataset | None],
     root: Path,
+    quantization: dict[str, Any],
 ) -> dict[str, Dataset | None]:
     with _whole_weights(args):
-        reward_model = _load_sft(model, args, root / SFT_FOLDER, dtype=_compute_dtype(args)).to(args.device)
+        reward_model = _load_sft(model, args, root / SFT_FOLDER, dtype=_compute_dtype(args), **quantization)
+        reward_model = reward_model.to(args.device)
     template = CritiqueTemplate(tokenizer, args.critique_prompt)
     return {
         name: None
@@ -288,13 +291,17 @@ def _compute_dtype(args: CLoudRewardConfig) -> torch.dtype:
 
 
 def _start_of_joint(
-    model: str, args: CLoudRewardConfig, peft_config: "PeftConfig | None", sft_folder: Path
+    model: str,
+    args: CLoudRewardConfig,
+    peft_config: "PeftConfig | None",
+    sft_folder: Path,
+    quantization: dict[str, Any],
 ) -> tuple[Any, "PeftConfig | None"]:
     if args.restart_from_base:
         return model, peft_config
     if peft_config is None:
         return str(sft_folder), None
-    reward_model = _load_sft(model, args, sft_folder)
+    reward_model = _load_sft(model, args, sft_folder, **quantization)
     reward_model.set_adapter("default")  # which makes it trainable
     return reward_model, None
 

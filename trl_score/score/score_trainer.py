@@ -27,6 +27,7 @@ from trl_score.callbacks import (
     save_turns_table,
 )
 from trl_score.checkpoints import check_whole, last_whole_checkpoint
+from trl_score.quantization import refuse_quantized_weights
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.adapters import check_adapters, set_reference_adapter
@@ -164,6 +165,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if args is None:
             name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
+        refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
         check_adapters(model, peft_config, args.ref_model_name_or_path)
