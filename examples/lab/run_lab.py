@@ -176,9 +176,22 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Reads the command line, and refuses what would be seen to be wrong only after hours."""
+    parser = make_parser()
+    chosen = parser.parse_args(arguments)
+    if chosen.jobs < 1:
+        parser.error(f"Expected `--jobs` to be 1 or more, got {chosen.jobs}.")
+    if not chosen.config.is_file():
+        parser.error(f"Expected `--config` to be a file, got {str(chosen.config)!r}, which is none.")
+    # A method or seed that is named twice is run once.
+    chosen.methods, chosen.seeds = list(dict.fromkeys(chosen.methods)), list(dict.fromkeys(chosen.seeds))
+    return chosen
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line names, and shows all that is finished of it."""
-    chosen = make_parser().parse_args(arguments)
+    chosen = parse(arguments)
     console = Console()
     with sole_user(chosen.output):
         what = (chosen.methods, chosen.seeds, chosen.config, chosen.output)

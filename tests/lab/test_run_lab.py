@@ -86,6 +86,25 @@ def test_methods_are_compared_on_the_seeds_that_all_have(folder: Path) -> None:
     assert run_lab.finished_seeds(["base", "score"], [0, 1, 2], config, output) == [1]
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (("--jobs=0",), "Expected `--jobs` to be 1 or more, got 0."),
+        (("--config=nowhere.yaml",), "Expected `--config` to be a file, got 'nowhere.yaml', which is none."),
+        (("--methods", "scores"), "invalid choice: 'scores'"),
+    ],
+)
+def test_bad_input_is_named(flags: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run_lab.main(flags)
+    assert message in capsys.readouterr().err
+
+
+def test_what_is_named_twice_is_run_once() -> None:
+    chosen = run_lab.parse(["--seeds", "1", "0", "1", "--methods", "score", "score"])
+    assert (chosen.seeds, chosen.methods) == ([1, 0], ["score"])
+
+
 def test_configuration_of_the_laboratory_is_read_by_the_training_script() -> None:
     # Not run here: each option has to be one that the parser of examples/train_baseline.py knows.
     import sys
