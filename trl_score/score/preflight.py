@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from accelerate.utils import is_peft_model
+from transformers import PreTrainedTokenizerBase
+
 from trl_score import trl_compat
 from trl_score.records import SCORE_CONFIG_FILE, ChecksDataset, Message, Prompt
 from trl_score.score.prompts import (
@@ -16,18 +19,74 @@ from trl_score.score.prompts import (
     text_correction,
     tokenize_prompts,
 )
-from trl_score.score.row_settings import SETTING_COLUMNS, RowSetting
+from trl_score.score.row_settings import SETTING_COLUMNS, RowSetting, RowSettings
+from trl_score.score.trainer_inputs import load_model_config
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
     from peft import PeftConfig, PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel
 
     from trl_score.score.score_config import SCoReConfig
 
 logger = logging.getLogger(__name__)
 
 _LONGEST_PROMPTS_TO_TOKENIZE = 64
+
+
+def check_run(
+    model: "str | PreTrainedModel | PeftModel",
+    args: "SCoReConfig",
+    train_dataset: "Dataset | IterableDataset",
+    eval_dataset: Any,
+    tokenizer: PreTrainedTokenizerBase,
+) -> RowSettings:
+    """
+    Checks all that can be checked before a model is loaded: datasets, chat template and lengths.
+
+    Args:
+        model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
+            The model, or where it comes from; of that its configuration alone is read.
+        args ([`SCoReConfig`]):
+            The configuration.
+        train_dataset ([`~datasets.Dataset`] or [`~datasets.IterableDataset`]):
+            The prompts to train on.
+        eval_dataset ([`~datasets.Dataset`], [`~datasets.IterableDataset`] or a dict of such, *optional*):
+            The prompts to evaluate on.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer.
+
+    Returns:
+        [`RowSettings`]: The budgets and the correction of each row.
+
+    Raises:
+        `TypeError`: If the tokenizer is something else, or a prompt is neither a text nor a list of messages.
+        `ValueError`: If anything else is wrong.
+    """
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise TypeError(
+            f"`processing_class` must be a tokenizer, got {type(tokenizer).__name__}: SCoReTrainer trains on text "
+            "only. Pass the processor's `tokenizer`."
+        )
+    check_dataset(train_dataset, args)
+    eval_sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
+    eval_sets = {name: dataset for name, dataset in eval_sets.items() if dataset is not None}
+    for name, dataset in eval_sets.items():
+        check_dataset(dataset, args, name)
+    rows_of = {
+        name: first_rows(dataset, name) for name, dataset in {"train_dataset": train_dataset, **eval_sets}.items()
+    }
+    is_chat = is_chat_dataset([rows_of["train_dataset"][0]["prompt"]])
+    row_settings = RowSettings(
+        args.turn_budgets, args.correction_prompt, lambda prompt: read_correction(prompt, is_chat, args, tokenizer)
+    )
+    config = load_model_config(model, args)
+    for rows in rows_of.values():
+        settings = [row_settings.of(row) for row in rows]
+        check_context([row["prompt"] for row in rows], settings, args, tokenizer, config)
+    if isinstance(model, str) or not is_peft_model(model):  # an adapter does not tell where it came from
+        warn_without_stage_1(args.stage, config.name_or_path or None)
+    return row_settings
 
 
 def check_dataset(dataset: "Dataset | IterableDataset", args: "SCoReConfig", name: str = "train_dataset") -> None:
@@ -140,7 +199,7 @@ def check_engine(
 
 
 def read_correction(
-    correction_prompt: str | list[Message], is_chat: bool, args: "SCoReConfig", tokenizer: "PreTrainedTokenizerBase"
+    correction_prompt: str | list[Message], is_chat: bool, args: "SCoReConfig", tokenizer: PreTrainedTokenizerBase
 ) -> Correction:
     """
     Reads what stands between the two turns, for chat prompts or for plain ones.
@@ -170,7 +229,7 @@ def check_context(
     prompts: Sequence[Prompt],
     settings: Sequence[RowSetting],
     args: "SCoReConfig",
-    tokenizer: "PreTrainedTokenizerBase",
+    tokenizer: PreTrainedTokenizerBase,
     model_config: "PretrainedConfig",
 ) -> None:
     """

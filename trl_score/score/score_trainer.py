@@ -28,22 +28,21 @@ from trl_score.callbacks import (
 )
 from trl_score.checkpoints import check_whole, last_whole_checkpoint
 from trl_score.quantization import refuse_quantized_weights
-from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Message, Prompt, Rollout
+from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score import preflight
 from trl_score.score.adapters import check_adapters, set_reference_adapter
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
-from trl_score.score.prompts import Correction, is_conversational_prompt, tokenize_prompts
+from trl_score.score.prompts import is_conversational_prompt, tokenize_prompts
 from trl_score.score.rollout import roll_out_two_turns
-from trl_score.score.row_settings import RowSetting, RowSettings
+from trl_score.score.row_settings import RowSetting
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.scoring_watch import BackgroundThread, ScoringWatch
 from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
 from trl_score.score.skipped_steps import BATCH_FILE, StepGuard, write_rollouts
 from trl_score.score.trainer_inputs import (
     copied_reference,
-    load_model_config,
     load_tokenizer,
     refuse_other_rollouts,
     trl_beta,
@@ -171,7 +170,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         check_adapters(model, peft_config, args.ref_model_name_or_path)
         preflight.check_engine(args, model, peft_config)
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
-        self._row_settings = self._check_before_loading(model, args, train_dataset, eval_dataset, processing_class)
+        self._row_settings = preflight.check_run(model, args, train_dataset, eval_dataset, processing_class)
         preflight.check_rewards(reward_funcs, train_dataset)
         self._turn_context = TurnContext(watch=ScoringWatch(args.seconds_to_score))
         reference = copied_reference(model, args, peft_config)
@@ -222,42 +221,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.add_callback(OptimizerTimer(self._windows["train"]))
 
     # Before training
-
-    @staticmethod
-    def _check_before_loading(
-        model: "str | PreTrainedModel | PeftModel",
-        args: SCoReConfig,
-        train_dataset: "Dataset | IterableDataset",
-        eval_dataset: Any,
-        tokenizer: PreTrainedTokenizerBase,
-    ) -> RowSettings:
-        if not isinstance(tokenizer, PreTrainedTokenizerBase):
-            raise TypeError(
-                f"`processing_class` must be a tokenizer, got {type(tokenizer).__name__}: SCoReTrainer trains on text "
-                "only. Pass the processor's `tokenizer`."
-            )
-        preflight.check_dataset(train_dataset, args)
-        eval_sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
-        eval_sets = {name: dataset for name, dataset in eval_sets.items() if dataset is not None}
-        for name, dataset in eval_sets.items():
-            preflight.check_dataset(dataset, args, name)
-        rows_of = {
-            name: preflight.first_rows(dataset, name)
-            for name, dataset in {"train_dataset": train_dataset, **eval_sets}.items()
-        }
-        is_chat = preflight.is_chat_dataset([rows_of["train_dataset"][0]["prompt"]])
-
-        def read_correction(prompt: str | list[Message]) -> Correction:
-            return preflight.read_correction(prompt, is_chat, args, tokenizer)
-
-        row_settings = RowSettings(args.turn_budgets, args.correction_prompt, read_correction)
-        config = load_model_config(model, args)
-        for rows in rows_of.values():
-            settings = [row_settings.of(row) for row in rows]
-            preflight.check_context([row["prompt"] for row in rows], settings, args, tokenizer, config)
-        if isinstance(model, str) or not is_peft_model(model):  # an adapter does not tell where it came from
-            preflight.warn_without_stage_1(args.stage, config.name_or_path or None)
-        return row_settings
 
     @property
     def stage(self) -> Stage:
