@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -33,11 +34,25 @@ def mark_whole(folder: Path) -> None:
         _flush(path)
     sizes = {str(path.relative_to(folder)): path.stat().st_size for path in files}
     unfinished = folder / f"{WHOLE_FILE}.unfinished"
-    unfinished.write_text(json.dumps({"files": sizes}, indent=2) + "\n")
+    unfinished.write_text(list_files(sizes))
     _flush(unfinished)
     unfinished.replace(folder / WHOLE_FILE)
     for inner in [folder.parent, folder, *(path for path in folder.rglob("*") if path.is_dir())]:
         _flush(inner)
+
+
+def list_files(sizes: Mapping[str, int]) -> str:
+    """
+    Writes the list of a whole checkpoint's files.
+
+    Args:
+        sizes (`Mapping[str, int]`):
+            Bytes of each file, by its path in the checkpoint.
+
+    Returns:
+        `str`: the content of `WHOLE_FILE`.
+    """
+    return json.dumps({"files": dict(sizes)}, indent=2) + "\n"
 
 
 def _flush(path: Path) -> None:

@@ -22,9 +22,10 @@ sys.path.insert(0, str(TESTS))
 
 import cloud_runs  # noqa: E402
 import score_runs  # noqa: E402
-from huggingface_hub import ModelCard  # noqa: E402
+from huggingface_hub import ModelCard, snapshot_download  # noqa: E402
 from peft import AutoPeftModelForCausalLM, LoraConfig  # noqa: E402
 from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from trl import ModelConfig  # noqa: E402
 
 from trl_score import CLoudRewardTrainer, SCoReTrainer, load_reward_model  # noqa: E402
 from trl_score.pipeline import SelfCorrectionPipeline  # noqa: E402
@@ -109,6 +110,8 @@ def load(folder: Path) -> dict[str, Any]:
         "pipeline": {"budgets": pipe.trained_budgets, "outputs": outputs(pipe.model), "turns": pipe("1 + 1?").turns},
         "printed": {name: run_usage(name) for name in ("score-adapter", "cloud-adapter")},
         "merged": outputs(AutoModelForCausalLM.from_pretrained(merged)),
+        "resumed": resume(folder),
+        "example": run_example(folder),
         "kl": {str(reference): kl_of_further_training(folder, reference) for reference in (None, "base")},
     }
 
@@ -122,6 +125,27 @@ def run_usage(name: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(text, name, "exec"), {})
     return printed.getvalue()
+
+
+def resume(folder: Path) -> list[int]:
+    """Goes on from the checkpoint on the Hub, and gives the steps that were logged."""
+    checkpoint = Path(snapshot_download("ann/score-adapter", allow_patterns="last-checkpoint/*")) / "last-checkpoint"
+    trainer = score_trainer(folder / "resumed", peft_config=lora(), max_steps=3)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    return [entry["step"] for entry in score_runs.training_logs(trainer)]
+
+
+def run_example(folder: Path) -> list[str]:
+    """Trains the pushed adapter with examples/train_score.py, and gives the adapters of the result."""
+    sys.path.insert(0, str(TESTS.parent / "examples"))
+    import train_score
+
+    rows = folder / "sums.jsonl"
+    score_runs.addition_dataset().to_json(rows)
+    script_args = train_score.SCoReScriptArguments(dataset_name=str(rows), reward_funcs=["score_runs.odd_length"])
+    args = score_runs.short_config(folder / "example", stage="2", max_steps=1)
+    train_score.main(script_args, args, ModelConfig(model_name_or_path="ann/score-adapter", dtype="float32"))
+    return sorted(path.parent.name for path in (folder / "example").rglob("adapter_model.safetensors"))
 
 
 def kl_of_further_training(folder: Path, reference: str | None) -> list[float]:

@@ -5,6 +5,7 @@ import json
 import pytest
 from run_folders import LEFT_BEHIND, PUBLISHED, adapter_run, write_json
 
+from trl_score import checkpoints
 from trl_score.publishing.files import checkpoint_files, is_local, published_files, without_places
 
 
@@ -76,6 +77,18 @@ def test_a_checkpoint_goes_whole_but_for_the_pickled_arguments(tmp_path):
     assert {"optimizer.pt", "rng_state.pth", "ref/adapter_model.safetensors", "trainer_state.json"} <= set(found)
     assert "training_args.bin" not in found
     assert json.loads(found["trainer_state.json"])["best_model_checkpoint"] == "run"
+
+
+def test_a_pushed_checkpoint_is_whole_where_it_was(tmp_path):
+    folder = adapter_run(tmp_path / "run")
+    checkpoints.mark_whole(folder)
+    copy = tmp_path / "copy"
+    for path, content in contents(checkpoint_files(folder)).items():
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_bytes(content)
+    assert checkpoints.what_is_missing(copy) is None
+    (copy / "optimizer.pt").unlink()
+    assert checkpoints.what_is_missing(copy) == "optimizer.pt is missing"
 
 
 @pytest.mark.parametrize(

@@ -133,6 +133,17 @@ def test_an_adapter_on_the_hub_is_merged_by_its_name(trained, loaded):
     assert loaded["merged"] == pytest.approx(trained["outputs"]["score-adapter"], rel=1e-5, abs=1e-5)
 
 
+def test_training_goes_on_from_the_checkpoint_on_the_hub(loaded):
+    assert loaded["resumed"] == [1, 2, 3]  # the first two were logged before the push
+
+
+@pytest.mark.usefixtures("loaded")
+def test_the_example_takes_the_name_of_an_adapter(folder, loaded):
+    assert loaded["example"] == ["example", "ref"]
+    record = json.loads((folder / "example" / "training_config.json").read_text())
+    assert record["earlier"] == [{"repo_id": "ann/score-adapter"}]
+
+
 def test_the_pipeline_takes_the_adapter_with_its_prompt_and_budgets(trained, loaded):
     assert loaded["pipeline"]["outputs"] == pytest.approx(trained["outputs"]["score-adapter"], abs=1e-6)
     assert loaded["pipeline"]["budgets"] == [6, 6]

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trl_score.checkpoints import WHOLE_FILE, list_files
+
 WEIGHT_PATTERNS = ("*.safetensors", "*.safetensors.index.json", "adapter_config.json")
 """What makes out the model: what an earlier push left of these is removed by the next one, or it might be loaded."""
 
@@ -122,10 +124,15 @@ def checkpoint_files(folder: Path) -> list[PublishedFile]:
             The checkpoint.
 
     Returns:
-        `list[PublishedFile]`: The files, by path. They hold the optimizer's state, which nobody needs to use the model.
+        `list[PublishedFile]`: The files. They hold the optimizer's state, which nobody needs to use the model.
     """
-    places = [place for place in folder.rglob("*") if place.is_file() and place.name != "training_args.bin"]
-    return [_prepare(folder, place, None) for place in sorted(places)]
+    left_out = ("training_args.bin", WHOLE_FILE)
+    places = [place for place in folder.rglob("*") if place.is_file() and place.name not in left_out]
+    files = [_prepare(folder, place, None) for place in sorted(places)]
+    if (folder / WHOLE_FILE).is_file():  # it lists what is published, or nobody could go on from it
+        listed = list_files({file.path: file.num_bytes for file in files})
+        files.append(PublishedFile(WHOLE_FILE, folder / WHOLE_FILE, listed.encode()))
+    return files
 
 
 def is_local(name: str) -> bool:
