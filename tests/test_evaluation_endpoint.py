@@ -140,13 +140,14 @@ def test_an_endpoint_that_refuses_ends_the_run_although_batches_are_small(tmp_pa
     assert not (tmp_path / "metrics.json").exists()
 
 
-def test_rows_that_fail_each_time_do_not_end_the_run(tmp_path):
-    questions = [f"{number} + 1?" for number in range(19)]
-    dataset = Dataset.from_dict({"prompt": [*questions, "19 + 1?"], "gold": [str(number) for number in range(1, 21)]})
-    for _ in range(2):
-        with ChatServer(failing(*questions)) as server:
-            metrics = evaluate(server.url, tmp_path, dataset).metrics
-        assert metrics["accuracy_t2"].value == 1.0
+def test_rows_that_failed_before_do_not_end_the_run_again(tmp_path):
+    questions = [f"{number} + 1?" for number in range(25)]
+    dataset = Dataset.from_dict({"prompt": [*questions, "25 + 1?"], "gold": [str(number) for number in range(1, 27)]})
+    with ChatServer(failing(*questions)) as server:
+        with pytest.raises(ChatError, match="requests failed in a row"):
+            evaluate(server.url, tmp_path, dataset)
+        evaluation = evaluate(server.url, tmp_path, dataset)
+    assert [record.failure is None for record in evaluation.records] == [False] * 25 + [True]
 
 
 def test_a_rows_name_says_what_failed(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from trl_score.evaluation_metrics import headline_metrics, pair_metrics, summarize_records
 from trl_score.evaluation_records import EvaluationRecord
-from trl_score.metrics import self_correction_metrics
+from trl_score.metrics import accuracy_by_turn, delta_standard_error, self_correction_metrics
 
 
 def record(rewards, problem="a", answers=None, **fields):
@@ -105,11 +105,11 @@ def sampled(rewards_by_problem, answers_by_problem):
 
 
 REWARDS = [
-    [(1.0, 1.0), (0.0, 1.0), (0.0, 1.0), (0.0, 0.0)],
+    [(1.0, 1.0), (0.0, 0.0), (0.0, 1.0), (0.0, 0.0)],
     [(0.0, 0.0), (0.0, 0.0), (0.0, 1.0), (0.0, 0.0)],
 ]
 ANSWERS = [
-    [("8", "8"), ("7", "8"), ("7", "8"), ("6", "6")],
+    [("8", "8"), ("7", "9"), ("7", "8"), ("6", "6")],
     [("1", "1"), ("2", "1"), ("3", "5"), ("1", "1")],
 ]
 
@@ -121,6 +121,13 @@ def test_samples_of_a_problem_are_resampled_together():
     assert pair["delta_t1_t2"] == expected["delta_t1_t2"]
     assert pair["delta_t1_t2"] != self_correction_metrics([one.correct for one in records])["delta_t1_t2"]
     assert pair == pair_metrics(records, (1, 2))
+    summary = summarize_records(records)
+    options = {"groups": ["a", "b"] * 4}
+    by_turn = accuracy_by_turn([one.correct for one in records], **options)
+    assert summary["accuracy_by_turn"] == [interval.as_dict() for interval in by_turn]
+    error = delta_standard_error(*zip(*(one.correct for one in records), strict=True), **options)
+    assert summary["pairs"]["t1_t2"]["delta_standard_error"] == error
+    assert error != delta_standard_error(*zip(*(one.correct for one in records), strict=True))
 
 
 def any_of_k(rewards, k):
@@ -140,7 +147,7 @@ def test_pass_at_k_and_maj_at_k_of_each_turn():
             assert curve[str(k)] == pytest.approx(sum(chances) / 2)
     # First turns of a: 8 7 7 6, where 8 is right; of b: 1 2 3 1, where none is. A tie goes to the first.
     assert values(summary["maj_at_k"]["t1"]) == {"1": 0.5, "2": 0.5, "4": 0.0}
-    # Second turns of a: 8 8 8 6; of b: 1 1 5 1.
+    # Second turns of a: 8 9 8 6; of b: 1 1 5 1.
     assert values(summary["maj_at_k"]["t2"]) == {"1": 0.5, "2": 0.5, "4": 0.5}
     # 2K first turns against the second turns of K rollouts.
     assert values(summary["inference_scaling"]["parallel"]) == {"2": 0.5, "4": 0.0}

@@ -64,6 +64,7 @@ def test_changes_are_against_the_turn_before():
         "removed": ["It", "4"],
         "added": ["So", "it", "5"],
     }
+    assert [change["edit_distance_ratio"] for change in record(0, 0, 0, turns=("1", "2", "2")).changes()] == [0.5, 0.0]
     assert record(1.0, turns=("4",)).changes() == []
 
 

@@ -1,5 +1,6 @@
 """The loop of an evaluation, with respondents that are functions: what is kept, what is made anew, what is scored."""
 
+import hashlib
 import json
 
 import pytest
@@ -112,6 +113,19 @@ def test_what_is_done_is_not_done_again(whole):
     assert respondent.asked == []
     assert contents(whole) == before
     assert evaluation == evaluate()
+    (whole / "metrics.json").write_bytes(before["metrics.json"] + b" ")  # what is there is not written again
+    evaluate(output_dir=whole)
+    assert contents(whole)["metrics.json"] == before["metrics.json"] + b" "
+    (whole / "metrics.json").write_bytes(before["metrics.json"])
+
+
+def test_every_batch_of_every_sample_has_a_seed_of_its_own():
+    settings = [EvaluationSettings(max_completion_length=8, seed=seed) for seed in (0, 1)]
+    seeds = [one.batch_seed(sample, number) for one in settings for sample in range(4) for number in range(12)]
+    assert len(set(seeds)) == len(seeds)
+    assert max(seeds) < 2**63  # torch takes no more
+    # Kept runs must go on in later versions too.
+    assert settings[0].batch_seed(0, 0) == int.from_bytes(hashlib.sha256(b"0 0 0").digest()[:6], "big")
 
 
 def test_metrics_never_stand_beside_other_records_than_their_own(whole, tmp_path):
