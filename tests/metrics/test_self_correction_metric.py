@@ -65,16 +65,19 @@ def test_texts_and_accuracy_by_turn(make_metric):
 
 
 def test_several_samples_of_a_problem(make_metric):
-    answers = [["1", "2"], ["2", "2"], ["3", "4"], ["4", "4"]]
-    options = {"groups": ["a", "a", "b", "b"], "ks": [1, 2], "bootstrap": 0}
-    results = make_metric().compute(predictions=answers, references=["2", "2", "4", "4"], **options)
-    pass_at_k = {turn: {k: one["value"] for k, one in curve.items()} for turn, curve in results["pass_at_k"].items()}
-    assert pass_at_k == {"t1": {"1": 0.5, "2": 1.0}, "t2": {"1": 1.0, "2": 1.0}}
-    # At turn 1 each problem has two answers, of which the first, a wrong one, wins the tie.
-    assert {k: one["value"] for k, one in results["maj_at_k"]["t1"].items()} == {"1": 0.0, "2": 0.0}
-    assert results["maj_at_k"]["t2"]["2"]["value"] == 1.0
-    scored = make_metric("correctness").compute(predictions=[[0, 1]] * 4, **options)
-    assert "maj_at_k" not in scored and scored["pass_at_k"]["t2"]["2"]["value"] == 1.0
+    answers = [["1", "2"], ["2", "3"], ["2", "2"], ["5", "4"], ["4", "4"], ["6", "4"]]
+    options = {"groups": ["a", "a", "a", "b", "b", "b"], "ks": [1, 3], "bootstrap": 0}
+    results = make_metric().compute(predictions=answers, references=["2"] * 3 + ["4"] * 3, **options)
+    for name, expected in {
+        # Of a two of three samples are right at either turn, of b one and then all.
+        "pass_at_k": {"t1": {"1": 0.5, "3": 1.0}, "t2": {"1": (2 / 3 + 1) / 2, "3": 1.0}},
+        # The votes on a are 1 2 2 and 2 3 2, on b 5 4 6 (a tie, to the first) and 4 4 4.
+        "maj_at_k": {"t1": {"1": 0.0, "3": 0.5}, "t2": {"1": 1.0, "3": 1.0}},
+    }.items():
+        found = {turn: {k: one["value"] for k, one in curve.items()} for turn, curve in results[name].items()}
+        assert found == {turn: pytest.approx(curve) for turn, curve in expected.items()}
+    scored = make_metric("correctness").compute(predictions=[[0, 1]] * 6, **options)
+    assert "maj_at_k" not in scored and scored["pass_at_k"]["t2"]["3"]["value"] == 1.0
     with pytest.raises(ValueError, match="Expected `groups`, the problem of each row, with `ks`, got None"):
         make_metric("correctness").compute(predictions=[[0, 1]] * 4, ks=[1])
 
