@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_score.evaluation_comparison import compare_records
+from trl_score.evaluation_comparison import check_comparable, compare_records
 from trl_score.metrics import compare_deltas, compare_means, mcnemar_test
 from trl_score.plots import TurnRecord
 
@@ -62,6 +62,16 @@ def test_samples_are_paired_in_their_order_and_resampled_together():
 def test_single_turns_have_no_delta():
     assert list(compare_records([record("a", 0.0)], [record("a", 1.0)]))[:2] == ["accuracy_t1", "mcnemar_t1"]
     assert not any(name.startswith("delta") for name in compare_records([record("a", 0.0)], [record("a", 1.0)]))
+
+
+def test_what_cannot_be_compared_is_said_beforehand():
+    check_comparable(BASE, ["x", "c"], num_turns=2)
+    with pytest.raises(ValueError, match=r"got 0 problems in common, and records of \[2\] turns"):
+        check_comparable(BASE, ["x"], num_turns=2)
+    with pytest.raises(
+        ValueError, match=r"with 3 turns to compare with, got 1 problems in common, and records of \[2\]"
+    ):
+        check_comparable(BASE, ["a"], num_turns=3)
 
 
 @pytest.mark.parametrize(

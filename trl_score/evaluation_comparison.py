@@ -69,6 +69,30 @@ def compare_records(
     }
 
 
+def check_comparable(records: Sequence[TurnRecord], problems: Sequence[str], num_turns: int) -> None:
+    """
+    Says before an evaluation whether its records can be compared with others.
+
+    Args:
+        records (`Sequence[TurnRecord]`):
+            Records of the other model.
+        problems (`Sequence[str]`):
+            The names of the problems that are to be evaluated.
+        num_turns (`int`):
+            How many turns they will have.
+
+    Raises:
+        ValueError: If they have no problem in common, or unlike numbers of turns.
+    """
+    others = {len(record.turns) for record in records}
+    num_common = len({record.problem for record in records} & set(problems))
+    if others != {num_turns} or num_common == 0:
+        raise ValueError(
+            f"Expected records of the same problems with {num_turns} turns to compare with, got {num_common} problems "
+            f"in common, and records of {sorted(others)} turns. Evaluate both models on the same problems and alike."
+        )
+
+
 def _pair_up(records_a: Sequence[TurnRecord], records_b: Sequence[TurnRecord]) -> list[tuple[TurnRecord, TurnRecord]]:
     samples_of_a, samples_of_b = (
         {samples[0].problem: samples for samples in group_by_problem(records)} for records in (records_a, records_b)

@@ -59,7 +59,8 @@ class EvaluationFolder:
                 self._cut(0)
             else:
                 check_description(self.path, self.description)
-            write_json(self.path / DESCRIPTION, self.description)
+            if self.overwrite or not (self.path / DESCRIPTION).is_file():
+                write_json(self.path / DESCRIPTION, self.description)
             self._files = files.pop_all()
         return self
 

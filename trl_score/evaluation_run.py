@@ -73,7 +73,7 @@ def run_evaluation(
         settings ([`EvaluationSettings`]):
             How is asked.
         about (`Mapping`, *optional*):
-            What else is to be kept of it, and must be the same when it is gone on with; as JSON can hold it.
+            Where the problems come from: kept too, and to be the same when it is gone on with; as JSON can hold it.
         output_dir (`str` or `Path`, *optional*):
             Folder to write into, see docs/evaluation.md. What is there of the same evaluation is gone on with.
         overwrite (`bool`, *optional*, defaults to `False`):
@@ -124,14 +124,14 @@ def describe_evaluation(
         settings ([`EvaluationSettings`]):
             How is asked.
         about (`Mapping`, *optional*):
-            What else belongs to it.
+            Where the problems come from.
 
     Returns:
         `dict`: as JSON can hold it.
     """
     return {
         **identity,
-        **(about or {}),
+        **({} if about is None else {"problems": dict(about)}),
         "dataset": dataset_identity(dataset),
         "reward": reward_name(reward_func),
         **settings.as_dict(),
@@ -275,7 +275,7 @@ def _refuse_silence(records: Sequence[EvaluationRecord]) -> None:
     if len(failures) == len(records):
         raise UserError(
             f"Expected replies from the endpoint, got none to {len(records)} problems. The first failure: "
-            f"{failures[0]} Put right what is wrong and run again: all are asked again."
+            f"{failures[0].rstrip('.')}. Put right what is wrong and run again: all are asked again."
         )
 
 

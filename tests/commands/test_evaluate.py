@@ -88,7 +88,8 @@ def test_it_is_the_evaluation_in_python(whole):
     metrics = json.loads((whole / "metrics.json").read_text())
     expected = {name: interval.as_dict() for name, interval in evaluation.metrics.items()}
     assert expected.items() <= metrics["pairs"]["t1_t2"].items()
-    assert settings(whole)["model"] == "adder" and settings(whole)["tasks"] == {"adder": "eval"}
+    assert settings(whole)["model"] == "adder"
+    assert settings(whole)["problems"] == {"tasks": {"adder": "eval"}, "num_left_out": 0}
 
 
 def test_a_killed_run_goes_on_to_the_same_files(whole, tmp_path):
@@ -178,7 +179,7 @@ def test_a_model_is_asked_as_it_was_trained_unless_said_otherwise(local_model, u
     as_trained = settings(user_folder / "a")
     assert as_trained["correction_prompt"] == "As trained."
     assert as_trained["max_completion_length"] == [6, 4, 4]
-    assert as_trained["columns"] == {"problem": "question"}
+    assert as_trained["problems"]["columns"] == {"problem": "question"}
     said = ["--correction_prompt=Said.", "--max_new_tokens", "3", "2"]
     assert evaluate(user_folder / "b", *options, *said) == 0
     assert settings(user_folder / "b")["correction_prompt"] == "Said."
@@ -232,7 +233,9 @@ def test_options_that_do_not_go_together_are_refused_at_once(tmp_path, capsys, o
 
 def test_options_of_the_task_are_json_where_they_can_be(tmp_path):
     assert evaluate(tmp_path, "--model=adder", "--task=adder", "--task_options", "num_rows=3", "seed=7") == 0
-    assert len(records(tmp_path)) == 3 and settings(tmp_path)["num_rows"] == 3
+    assert len(records(tmp_path)) == 3
+    assert settings(tmp_path)["problems"].items() >= {"num_rows": 3, "seed": 7}.items()
+    assert settings(tmp_path)["seed"] == 0
 
 
 # Bad input, through the command itself
@@ -251,6 +254,8 @@ def bad(tmp_path_factory, local_model):
     (folder / "all_unreadable.jsonl").write_text(rows[1] + "\n")
     shutil.copytree(local_model("qwen2"), folder / "no_tokenizer", ignore=shutil.ignore_patterns("*token*", "*.jinja"))
     (folder / "cut.jsonl").write_text('{"prompt": "2 + 2?", "turns": ["4", "4"], "rew')
+    line = {"prompt": "2 + 2?", "turns": ["4"], "rewards": [1.0]}
+    (folder / "another.jsonl").write_text(json.dumps(line) + "\n")
     (folder / "foreign").mkdir()
     (folder / "foreign" / "records.jsonl").write_text('{"prompt": "2 + 2?"}\n')
     own = ["--model=adder", "--task=own-maths"]
@@ -275,6 +280,7 @@ def bad(tmp_path_factory, local_model):
         "refuses": [*adder_task[1:], "--model=m", f"--endpoint={refusing_url()}", "--max_tries=1"],
         "no address": [*adder_task[1:], "--model=m", "--endpoint=localhost"],
         "cut records": [*adder_task, "--compare=cut.jsonl"],
+        "other problems": [*adder_task, "--compare=another.jsonl"],
         "foreign records": [*adder_task, "--output_dir=foreign"],
         "greedy temperature": [*adder_task, "--temperature=0.5"],
         "greedy samples": [*adder_task, "--num_samples=2"],
@@ -326,6 +332,10 @@ for name, line in json.loads(sys.argv[1]).items():
         ),
         ("no address", "`base_url` must be an address such as 'http://localhost:8000/v1', got 'localhost'."),
         ("cut records", "Expected a whole JSON object on line 1 of 'cut.jsonl'"),
+        (
+            "other problems",
+            "Expected records of the same problems with 2 turns to compare with, got 0 problems in common",
+        ),
         ("foreign records", "Expected evaluation.json beside the records in 'foreign'"),
         ("greedy temperature", "`--temperature` is of sampling, got one without `--do_sample`."),
         ("greedy samples", "`num_samples` must be 1 for greedy decoding"),

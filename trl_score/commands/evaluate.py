@@ -139,7 +139,9 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
+    from trl_score.evaluation_comparison import check_comparable, compare_records
     from trl_score.evaluation_folder import METRICS, check_description
+    from trl_score.evaluation_records import problem_names
     from trl_score.evaluation_run import check_rows, describe_evaluation, run_evaluation
     from trl_score.evaluation_tables import print_comparison, print_summary
     from trl_score.plots.records import read_records
@@ -150,6 +152,8 @@ def run(arguments: argparse.Namespace) -> int:
     endpoint = _make_endpoint(arguments)
     settings, problems = _make_settings(arguments, _load_problems(arguments))
     check_rows(problems.dataset, settings)
+    if others is not None:
+        check_comparable(others, problem_names(problems.dataset[:]), settings.num_turns)
     if not arguments.overwrite:
         identity = {"model": arguments.model} if endpoint is None else {"endpoint": endpoint.identity}
         description = describe_evaluation(identity, problems.dataset, problems.reward_func, settings, problems.about)
@@ -171,8 +175,6 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console(highlight=False)
     print_summary(console, _label(arguments), summary)
     if others is not None:
-        from trl_score.evaluation_comparison import compare_records
-
         print_comparison(console, compare_records(others, evaluation.records, seed=settings.seed))
     console.print(f"Records and metrics: {folder}", soft_wrap=True)
     return 0
