@@ -13,6 +13,7 @@ Further evaluations of one trained model of the laboratory, beside the two turns
 
 import argparse
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -80,9 +81,9 @@ def write_records(records: Sequence[EvaluationRecord], file: Path) -> None:
     file.write_text("".join(json.dumps(record.as_dict()) + "\n" for record in records))
 
 
-def evaluate_turns(model: Path, seed: int, output: Path, problems: Dataset, **options: Any) -> None:
-    """Asks again and again, and writes `records_turns.jsonl`."""
-    write_records(evaluate(model, problems, seed, **options), output / "records_turns.jsonl")
+def evaluate_once(name: str, model: Path, seed: int, output: Path, problems: Dataset, **options: Any) -> None:
+    """Lets a model answer, all turns shown to it, and writes its records under a name."""
+    write_records(evaluate(model, problems, seed, **options), output / name)
 
 
 def evaluate_chain(model: Path, seed: int, output: Path, problems: Dataset, *, num_turns: int, **options: Any) -> None:
@@ -126,11 +127,6 @@ def join_turns(record: EvaluationRecord, corrected: EvaluationRecord) -> Evaluat
     )
 
 
-def evaluate_scaling(model: Path, seed: int, output: Path, problems: Dataset, **options: Any) -> None:
-    """Samples many rollouts of each problem, and writes `records_scaling.jsonl`."""
-    write_records(evaluate(model, problems, seed, **options), output / "records_scaling.jsonl")
-
-
 def evaluate_first_turns(model: Path, seed: int, output: Path, problems: Dataset, **options: Any) -> None:
     """
     Lets the base, as step 0, and each checkpoint correct given first turns and their own, and writes
@@ -152,9 +148,9 @@ def evaluate_first_turns(model: Path, seed: int, output: Path, problems: Dataset
 
 
 KINDS: dict[str, Callable[..., None]] = {
-    "turns": evaluate_turns,
+    "turns": functools.partial(evaluate_once, "records_turns.jsonl"),
     "chain": evaluate_chain,
-    "scaling": evaluate_scaling,
+    "scaling": functools.partial(evaluate_once, "records_scaling.jsonl"),
     "first_turns": evaluate_first_turns,
 }
 
