@@ -108,13 +108,15 @@ class Task:
     Args:
         base_path (`str`): The base model.
         train_dataset (`Dataset`): Its training problems.
-        problems (`Dataset`): The problems to measure on.
+        eval_dataset (`Dataset`): The test split.
+        problems (`Dataset`): The problems of it to measure on.
         reward_funcs (`list[Callable]`): Rewards; the first says whether a turn is right.
         script_args, args, model_args: The run's configuration, the method's changes in it.
     """
 
     base_path: str
     train_dataset: Dataset
+    eval_dataset: Dataset
     problems: Dataset
     reward_funcs: list[Callable[..., Any]]
     script_args: BaselineScriptArguments
@@ -127,7 +129,8 @@ def main(script_args: BaselineScriptArguments, training_args: SCoReConfig, model
     method = find_method(script_args.method)
     transformers.logging.disable_progress_bar()  # of loading and saving weights
     disable_progress_bars()  # of making rows into datasets
-    task = load_task(script_args, with_changes(training_args, method.changes), model_args)
+    changes = {**method.changes, "push_to_hub": False}  # what is compared with is not published
+    task = load_task(script_args, with_changes(training_args, changes), model_args)
     check(method, task)
     start = time.perf_counter()
     spent = train(method, task)
@@ -150,8 +153,13 @@ def load_task(script_args: BaselineScriptArguments, args: SCoReConfig, model_arg
     """Loads data and rewards; no model yet."""
     name = model_args.model_name_or_path
     datasets = load_datasets(script_args, args)
-    problems = choose_split(datasets, script_args.dataset_test_split)
-    size = script_args.final_eval_size or len(problems)
+    eval_dataset = choose_split(datasets, script_args.dataset_test_split)
+    if not isinstance(eval_dataset, Dataset):
+        raise ValueError(
+            f"Measuring needs a test split of known length, got {type(eval_dataset).__name__}. Load it without "
+            "`dataset_streaming`."
+        )
+    size = script_args.final_eval_size or len(eval_dataset)
     args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -161,7 +169,8 @@ def load_task(script_args: BaselineScriptArguments, args: SCoReConfig, model_arg
     return Task(
         base_path=str(adder.adder_base_path()) if name == EMBEDDED else name,
         train_dataset=choose_split(datasets, script_args.dataset_train_split),
-        problems=problems.select(range(min(size, len(problems)))),
+        eval_dataset=eval_dataset,
+        problems=eval_dataset.select(range(min(size, len(eval_dataset)))),
         reward_funcs=load_reward_funcs(script_args.reward_funcs),
         script_args=script_args,
         args=args,
@@ -206,6 +215,7 @@ def train_score(task: Task, args: SCoReConfig) -> Spent:
         reward_funcs=task.reward_funcs,
         args=args,
         train_dataset=task.train_dataset,
+        eval_dataset=task.eval_dataset if args.eval_strategy != "no" else None,
         quantization_config=get_quantization_config(task.model_args),
         peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
     )
@@ -274,7 +284,13 @@ def budgets_of_traces(method: Method, task: Task) -> list[Budget]:
                 f"{method.name} takes the place of Stage II in a run of both stages, got `stage={task.args.stage!r}`. "
                 "Use the configuration of such a run."
             )
-        budget -= schedule.budget_of_updates(stage_1_changes(task)["max_steps"])
+        stage_1_updates = stage_1_changes(task)["max_steps"]
+        if stage_1_updates < 1:
+            raise ValueError(
+                f"{method.name} needs at least one update of Stage I, got `stage_1_steps={task.args.stage_1_steps}`. "
+                "Raise it."
+            )
+        budget -= schedule.budget_of_updates(stage_1_updates)
     return budget.split(method.iterations)
 
 

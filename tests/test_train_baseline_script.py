@@ -125,6 +125,8 @@ NOWHERE = "--model_name_or_path=nowhere"  # whoever loads the model fails with a
         ("single_turn_rl", ("--kl_estimator=k2",), r"needs `kl_estimator='k1'`, got 'k2'"),
         ("star", ("--max_steps=2",), r"Each of 3 iterations needs a prompt and an update, got .* 2 updates"),
         ("score_star_stage_2", ("--stage=2",), r"run of both stages, got `stage='2'`"),
+        ("score_star_stage_2", ("--stage_1_steps=0",), r"at least one update of Stage I, got `stage_1_steps=0.0`"),
+        ("score_star_stage_2", ("--stage_1_steps=180",), r"Each of 3 iterations needs .* 0 prompts and 0 updates"),
         ("pair_sft", ("--resume_from_checkpoint=x",), r"cannot be resumed, got `resume_from_checkpoint='x'`"),
     ],
 )

@@ -216,8 +216,8 @@ class Schedule:
         micro_batches = updates * self.micro_batches_per_update
         if self.num_rows is not None:  # the last update of an epoch has what is left of its micro-batches
             epochs, rest = divmod(updates, self._updates_per_epoch(self.num_rows))
-            per_epoch = self._micro_batches_per_epoch(self.num_rows)
-            micro_batches = epochs * per_epoch + min(rest * self.micro_batches_per_update, per_epoch)
+            whole_epochs = epochs * self._micro_batches_per_epoch(self.num_rows)
+            micro_batches = whole_epochs + rest * self.micro_batches_per_update
         batches = math.ceil(micro_batches / self.micro_batches_per_batch)
         return Budget(updates, batches * self.prompts_per_batch, self.group_size)
 
