@@ -3,6 +3,7 @@
 # make lab           the laboratory: SCoRe, its ablations and its baselines, five seeds each; goes on where it was ended
 # make test          run the tests
 # make test-vllm     SCoReTrainer with the real vLLM on the CPU, in an environment of its own (3.8 GB, six minutes)
+# make test-kill     kill training at twenty random moments, go on, and compare (SEED=n, MOMENTS=n); some 20 minutes
 # make check         what CI runs: format, lint, types, doctests, tests
 # make format        rewrite the code as `make check` wants it
 # make coverage      the tests again, with the lines that they miss
@@ -27,6 +28,7 @@ SHELL := bash
 
 SYSTEM_PYTHON ?= python3
 SEED ?= 0
+MOMENTS ?= 20
 ARGS ?=
 WORKERS ?= 2
 
@@ -48,7 +50,7 @@ PYTEST = $(PYTHON) -m pytest
 # A doctest is run without tests/conftest.py, which says the same to the tests: no network, no progress bars.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo cloud lab test test-vllm check format-check lint types doctest format coverage package clean
+.PHONY: help demo cloud lab test test-vllm test-kill check format-check lint types doctest format coverage package clean
 
 help:
 	sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -106,6 +108,9 @@ $(VLLM_INSTALLED): setup.cfg setup.py $(VLLM_PINS) $(VLLM_PLUGIN_FILES)
 
 test-vllm: $(VLLM_INSTALLED)
 	$(VLLM_VENV)/bin/python -m pytest tests/real_vllm $(ARGS)
+
+test-kill: $(ENVIRONMENT)
+	$(PYTHON) tests/kill_at_random.py --seed $(SEED) --moments $(MOMENTS)
 
 check: format-check lint types doctest test
 

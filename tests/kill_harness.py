@@ -18,6 +18,13 @@ from trl_score.checkpoints import what_is_missing
 
 WORKER = Path(__file__).parent / "resume_worker.py"
 KILLED = -9
+KINDS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "lora": {"lora": True, "options": {"save_total_limit": 2}},
+    "full, two processes": {"world_size": 2},
+    "lora, two processes": {"world_size": 2, "lora": True},
+}
+"""Runs that are worth killing."""
 # What tells of the clock, and the mean loss "of this call of train", which is another call after a kill.
 NOT_COMPARED = ("seconds", "runtime", "per_second", "step_time", "train_loss")
 

@@ -7,7 +7,8 @@ own seconds only.
 A job: `folder` (the run's), `model` (a folder), `options` (of SCoReConfig), `lora`, `world_size`, `resume` (from the
 last whole checkpoint, if there is one), and `kill`: `null`, or `{"at": NAME, "step": S}` for the moment at which
 process 0 (or `"rank"`) comes to a place of that name (see `RunToKill`) at step S for the first time (or the
-`"count"`-th), or `{"call": N}` for its N-th function call. With `"signal": "SIGTERM"` it gets that in place of SIGKILL.
+`"count"`-th), or `{"event": N}` for the N-th call or return of a function in its main thread (0: they are counted
+only). With `"signal": "SIGTERM"` it gets that in place of SIGKILL.
 
 `trouble`: what goes wrong on process 1 (of several) from step 1 on: `"nan"` (its loss), `"stuck"` (its reward
 function, at row 1 of turn 2), or `"error"` (that function's own).
@@ -167,17 +168,17 @@ class Places(TrainerCallback):
         self.trainer.come_to("after_checkpoint")
 
 
-def count_calls(at: int) -> Any:
-    """Dies at a certain call; a profile function."""
-    calls = 0
+class CountEvents:
+    """Counts the calls and returns of a thread, of Python's functions and of compiled ones, and dies at one of them."""
 
-    def count(frame: Any, event: str, argument: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == at:
+    def __init__(self, at: int) -> None:
+        self.at = at
+        self.number = 0
+
+    def __call__(self, frame: Any, event: str, argument: Any) -> None:
+        self.number += 1
+        if self.number == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
-
-    return count
 
 
 def run(job: dict[str, Any]) -> None:
@@ -200,14 +201,16 @@ def run(job: dict[str, Any]) -> None:
     trainer.trouble = job.get("trouble", "")
     trainer.trace = (folder / f"trace-{rank}.jsonl").open("a")
     trainer.add_callback(Places(trainer))
-    if "call" in trainer.kill and rank == 0:
-        sys.setprofile(count_calls(trainer.kill["call"]))
+    events = CountEvents(trainer.kill.get("event", 0))
+    if "event" in trainer.kill and rank == 0:
+        sys.setprofile(events)
     resume = bool(job.get("resume")) and any(folder.glob("checkpoint-*/whole.json"))
     trainer.train(resume_from_checkpoint=resume or None)
     sys.setprofile(None)
     if trainer.accelerator.is_main_process:
         weights = trainer.accelerator.unwrap_model(trainer.model).state_dict()
-        torch.save({"logs": trainer.state.log_history, "weights": weights}, folder / "end.pt")
+        end = {"logs": trainer.state.log_history, "weights": weights, "num_events": events.number}
+        torch.save(end, folder / "end.pt")
     trainer.accelerator.end_training()
 
 

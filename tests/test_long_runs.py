@@ -9,18 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_harness import KILLED, Runs, differences, output_of, reference_is_of_something
+from kill_harness import KILLED, KINDS, Runs, differences, output_of, reference_is_of_something
 
 from trl_score.callbacks import SIGTERM_EXIT_CODE
 
 pytestmark = pytest.mark.slow
-
-KINDS: dict[str, dict[str, Any]] = {
-    "full": {},
-    "lora": {"lora": True, "options": {"save_total_limit": 2}},
-    "full, two processes": {"world_size": 2},
-    "lora, two processes": {"world_size": 2, "lora": True},
-}
 
 # Each run is killed at all of its moments, one after the other. A window of rollouts is 4 steps long, Stage II begins
 # after step 3, an epoch ends at step 8; every step is saved, every third logged, every fourth evaluated.

@@ -33,6 +33,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from trl_score.checkpoints import WHOLE_FILE, mark_whole
 from trl_score.records import GeneratedTurn
 from trl_score.score.score_trainer import SCoReTrainer
 
@@ -612,6 +613,43 @@ def test_resuming_goes_on_in_the_right_stage(local_model, tmp_path):
     # Same data, same random state: the resumed run is the same run.
     for name, weight in weights_of(resumed.model).items():
         torch.testing.assert_close(weight, weights[name], rtol=0, atol=1e-6)
+
+
+def test_checkpoint_that_is_not_whole_is_passed_over_and_refused_by_name(local_model, tmp_path, caplog):
+    options = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    run(short_trainer(local_model, tmp_path, **options))
+    (tmp_path / "checkpoint-3" / WHOLE_FILE).unlink()
+    (tmp_path / "checkpoint-2" / "optimizer.pt").write_bytes(b"")
+    resumed = short_trainer(local_model, tmp_path, **options)
+    for name, missing in (("3", "it has no whole.json"), ("2", r"optimizer\.pt has 0 bytes of \d+")):
+        with pytest.raises(ValueError, match=rf"Expected a whole checkpoint .*checkpoint-{name}': {missing}"):
+            resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{name}"))
+    resumed.train(resume_from_checkpoint="true")  # as a command line says it
+    (message,) = [message for message in caplog.messages if "Passed over" in message]
+    assert message.startswith("Resuming from checkpoint-1. Passed over: checkpoint-3 (it has no")
+    assert [entry["step"] for entry in training_logs(resumed)] == [1, 2, 3]
+    with pytest.raises(ValueError, match=r"Expected a whole checkpoint in .* got no checkpoint"):
+        short_trainer(local_model, tmp_path / "new", **options).train(resume_from_checkpoint=True)
+
+
+def test_checkpoint_without_our_state_goes_on_with_a_warning(local_model, tmp_path, caplog):
+    # As one of another number of processes, or of a trainer before there was such a state.
+    options = {
+        "max_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 1,
+        "steps_per_generation": 2,
+        "per_device_train_batch_size": 4,
+    }
+    run(short_trainer(local_model, tmp_path, **options))
+    checkpoint = tmp_path / "checkpoint-3"  # the middle of a window
+    (checkpoint / "resume_state_0.pt").unlink()
+    mark_whole(checkpoint)
+    resumed = short_trainer(local_model, tmp_path, **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert any("has no state of 1 processes to go on from (found: none)" in message for message in caplog.messages)
+    assert [entry["step"] for entry in training_logs(resumed)] == [1, 2, 3, 4]
+    assert resumed._step == 4
 
 
 # Evaluation
