@@ -136,3 +136,12 @@ def test_bad_input_is_refused_before_a_model_is_loaded(
     with pytest.raises(ValueError, match=message):
         run(script, tmp_path, method, NOWHERE, "--train_size=64", *flags)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_page_names_every_option_and_key(script: ModuleType) -> None:
+    page = (ROOT / "docs" / "baselines.md").read_text()
+    own = set(script.BaselineScriptArguments.__annotations__) - {"final_eval_size"}  # that is train_score.py's
+    assert own >= {"method", "learn_right_turn_1", "star_continues", "critique_prompt", "refine_prompt"}
+    assert [name for name in own if f"`--{name}" not in page] == []
+    for key in ("base", "trained", "method", "samples", "updates", "seed"):
+        assert f"`{key}`" in page

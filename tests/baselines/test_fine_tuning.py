@@ -143,7 +143,7 @@ def test_each_iteration_samples_with_the_last_model_and_starts_from_the_base(
     continues: bool, trained_from: list[str] | None, monkeypatch: pytest.MonkeyPatch, traces_of: Any, tmp_path: Path
 ):
     sampled_with, starts, traces = [], [], traces_of("qwen2")
-    monkeypatch.setattr(fine_tuning, "_check_context", lambda *rest: None)
+    monkeypatch.setattr(fine_tuning, "_check_fit", lambda *rest: None)
     monkeypatch.setattr(fine_tuning, "_sample", lambda path, *rest: sampled_with.append(path) or traces)
     monkeypatch.setattr(fine_tuning, "_fine_tune", lambda path, *rest: starts.append(path) or rest[2].updates)
     args = short_config(tmp_path / "out", max_completion_length=16)

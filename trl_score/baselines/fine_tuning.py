@@ -16,7 +16,7 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import AutoPeftModelForCausalLM, PeftConfig
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoTokenizer
 from trl import SFTTrainer
 
 from trl_score.baselines.budget import Budget, Spent
@@ -26,15 +26,7 @@ from trl_score.baselines.trace_sets import Trace, fine_tuning_row, make_trace_se
 from trl_score.baselines.traces import draw_problems, sample_traces
 from trl_score.evaluation import load_model
 from trl_score.records import RewardFunc
-from trl_score.score.preflight import (
-    check_context,
-    check_dataset,
-    check_rewards,
-    first_rows,
-    is_chat_dataset,
-    read_correction,
-)
-from trl_score.score.row_settings import RowSettings
+from trl_score.score.preflight import check_dataset, check_rewards, check_run
 from trl_score.score.score_config import SCoReConfig
 
 if TYPE_CHECKING:
@@ -129,7 +121,7 @@ def fine_tune_on_traces(start_path: str, budgets: Sequence[Budget], tuning: Fine
             from.
     """
     tuning.check()
-    _check_context(start_path, tuning)
+    _check_fit(start_path, tuning)
     output_dir = Path(cast(str, tuning.args.output_dir))
     path, spent = start_path, Spent(0, 0)
     for number, budget in enumerate(budgets, start=1):
@@ -179,19 +171,10 @@ def is_adapter(path: str) -> bool:
     return (Path(path) / "adapter_config.json").is_file()
 
 
-def _check_context(path: str, tuning: FineTuning) -> None:
-    """Whether both turns fit into the model's context, for which no weights are needed."""
-    args, tokenizer = tuning.args, AutoTokenizer.from_pretrained(path)
-    rows = first_rows(cast(Dataset, tuning.dataset))
-    is_chat = is_chat_dataset([rows[0]["prompt"]])
-    settings = RowSettings(
-        args.turn_budgets,
-        args.correction_prompt,
-        lambda prompt: read_correction(prompt, is_chat, args, tokenizer),
-    )
+def _check_fit(path: str, tuning: FineTuning) -> None:
+    """Whether template and context take both turns, for which no weights are needed."""
     base = PeftConfig.from_pretrained(path).base_model_name_or_path if is_adapter(path) else path
-    config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code)
-    check_context([row["prompt"] for row in rows], [settings.of(row) for row in rows], args, tokenizer, config)
+    check_run(base, tuning.args, tuning.dataset, None, AutoTokenizer.from_pretrained(path))
 
 
 def _sample(path: str, budget: Budget, number: int, tuning: FineTuning) -> list[Trace]:

@@ -10,7 +10,7 @@ from trl import RLOOTrainer
 
 from trl_score.baselines.configs import single_turn_config
 from trl_score.records import BUDGET_COLUMNS
-from trl_score.score.preflight import check_dataset, check_rewards, is_chat_dataset, read_correction
+from trl_score.score.preflight import check_rewards, check_run
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.trainer_inputs import load_tokenizer, wrap_reward_functions
 from trl_score.score.turn_rewards import TurnContext
@@ -90,11 +90,9 @@ def single_turn_trainer(
         `ValueError`: As SCoReTrainer for data and rewards, and for what `check_single_turn` refuses.
     """
     check_single_turn(args, train_dataset.column_names)
-    check_dataset(train_dataset, args)
-    check_rewards(reward_funcs, train_dataset)
     tokenizer = load_tokenizer(model, args) if processing_class is None else processing_class
-    is_chat = is_chat_dataset([next(iter(train_dataset))["prompt"]])
-    correction = read_correction(args.correction_prompt, is_chat, args, tokenizer)
+    correction = check_run(model, args, train_dataset, None, tokenizer).own.correction
+    check_rewards(reward_funcs, train_dataset)
     trainer = RLOOTrainer(
         model=model,
         reward_funcs=wrap_reward_functions(reward_funcs, TurnContext(turn=1)),
