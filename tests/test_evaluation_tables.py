@@ -55,6 +55,12 @@ def test_a_table_for_each_decoding_and_a_row_for_each_label_that_has_it():
     assert not any("after" in line for line in lines[: titles[1]])
 
 
+def test_a_name_may_hold_brackets():
+    assert any("[/b] [red]" in line for line in printed({"[/b] [red]": {"greedy": BASE}}))
+    lines = lines_of(print_summary, "[/b]", summary_of(record("a", 0.0, 0.0, 0.0), record("b", 1.0, 1.0, 0.0)))
+    assert any("[/b]" in line for line in lines) and "Accuracy of [/b] by turn, greedy" in " ".join(lines)
+
+
 def test_long_labels_are_broken_and_numbers_are_whole():
     full = {name: Interval(1.0, 1.0, 1.0) for name in BASE} | {"delta_t1_t2": Interval(-1.0, -1.0, -1.0)}
     lines = printed({"multi-turn RL without shaping and without Stage I": {"greedy": full}})

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from trl_score.metrics import Interval, McNemarTest, PairedComparison
 
@@ -159,13 +160,13 @@ def self_correction_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
         "i->c": "delta_i_to_c",
         "c->i": "delta_c_to_i",
     }
-    table = Table(title=title, title_justify="left", box=HORIZONTALS)
+    table = Table(title=Text(title), title_justify="left", box=HORIZONTALS)
     table.add_column("", overflow="fold")  # a long label is broken, a number never
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for label, metrics in rows.items():
         cells = (_percent(metrics[key], is_signed=key.startswith("delta_t")) for key in columns.values())
-        table.add_row(label, *cells)
+        table.add_row(Text(label), *cells)  # no markup: a name may hold brackets
     return table
 
 
@@ -176,7 +177,7 @@ def _mcnemar_cell(test: McNemarTest | None) -> str:
 
 def _print_numbers(console: Console, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:
     """A row of numbers with their bounds for each label. A title in such a narrow table would be broken."""
-    console.print(f"{title} (%, below it the 95% interval)", soft_wrap=True)
+    console.print(f"{title} (%, below it the 95% interval)", soft_wrap=True, markup=False)
     table = Table(box=HORIZONTALS)
     table.add_column("", overflow="fold")
     headings = list(dict.fromkeys(heading for numbers in rows.values() for heading in numbers))
@@ -184,7 +185,7 @@ def _print_numbers(console: Console, title: str, rows: Mapping[str, Mapping[str,
         table.add_column(heading, justify="right")
     for label, numbers in rows.items():
         cells = [_percent(numbers[name], is_signed=False) if name in numbers else "" for name in headings]
-        table.add_row(label, *cells)
+        table.add_row(Text(label), *cells)  # no markup: a name may hold brackets
     console.print(table)
 
 

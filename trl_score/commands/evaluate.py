@@ -176,7 +176,7 @@ def run(arguments: argparse.Namespace) -> int:
     print_summary(console, _label(arguments), summary)
     if others is not None:
         print_comparison(console, compare_records(others, evaluation.records, seed=settings.seed))
-    console.print(f"Records and metrics: {folder}", soft_wrap=True)
+    console.print(f"Records and metrics: {folder}", soft_wrap=True, markup=False)
     return 0
 
 
