@@ -105,8 +105,5 @@ def summary() -> dict[str, Any]:
         values = {name: start + 0.01 * index for index, name in enumerate(names)}
         return {name: {"value": value, "low": value - 0.005, "high": value + 0.005} for name, value in values.items()}
 
-    stages = {
-        stage: {"greedy": metrics(0.3 * index), "sampled": metrics(0.2)}
-        for index, stage in enumerate(("base", "stage2"))
-    }
-    return {**stages, "num_problems": 1500, "seed": 0}
+    base, stage_2 = ({"greedy": metrics(start), "sampled": metrics(start + 0.2)} for start in (0.0, 0.3))
+    return {"base": base, "stage2": stage_2, "num_problems": 1500, "seed": 0}
