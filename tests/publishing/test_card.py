@@ -78,7 +78,7 @@ def test_a_full_model_is_a_fine_tuned_version(run):
     card = render_card(run)
     data = metadata(card)
     assert (data["library_name"], data["base_model_relation"]) == ("transformers", "finetune")
-    assert "A fine-tuned version of [ann/base](https://huggingface.co/ann/base), trained to correct" in card
+    assert "A fine-tuned version of [ann/base](https://huggingface.co/ann/base), trained on [ann/sums]" in card
 
 
 def test_a_base_that_is_not_on_the_hub_is_not_named(run):
@@ -216,11 +216,17 @@ def test_a_folder_of_no_trainer_of_ours_is_refused(tmp_path):
         method_of(tmp_path)
 
 
-def test_metrics_of_an_evaluation_are_shown_however_they_are_nested(tmp_path):
-    metrics = {"greedy": {"accuracy_t1": {"value": 0.5, "low": 0.4, "high": 0.6}}, "num_problems": 12}
-    write_json(tmp_path / "metrics.json", metrics)
+def test_pairs_of_turns_of_an_evaluation_are_shown_without_its_records(tmp_path):
+    names = ("accuracy_t1", "accuracy_t3", "delta_t1_t3", "delta_i_to_c", "delta_c_to_i", "answers_changed")
+    pair = {name: {"value": 0.1 * index, "low": 0.0, "high": 1.0} for index, name in enumerate(names)}
+    write_json(tmp_path / "metrics.json", {"num_problems": 12, "pairs": {"t1_t3": pair, "t2_t3": None}})
     [table] = result_tables(tmp_path)
-    assert table.rows == [["greedy, accuracy_t1", "0.5 (0.4 to 0.6)"], ["num_problems", "12"]]
+    interval = "(0.0 to 100.0)"
+    assert table.rows[0] == [
+        *("turns 1 and 3", "12", f"0.0 {interval}", f"10.0 {interval}", "+20.0 (+0.0 to +100.0)"),
+        *(f"30.0 {interval}", f"40.0 {interval}", f"50.0 {interval}"),
+    ]
+    assert table.rows[1] == ["turns 2 and 3", "12", *["–"] * 6]
 
 
 def test_a_file_that_breaks_off_is_told(run):

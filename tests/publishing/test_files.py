@@ -112,6 +112,16 @@ def test_a_folder_that_is_there_is_local(tmp_path, monkeypatch):
     assert is_local("runs/a") and not is_local("runs/b")
 
 
+def test_results_are_published_without_places_and_texts_stay(tmp_path):
+    folder = adapter_run(tmp_path / "run")
+    prompt = "/no_think Look again."
+    evaluation = {"model": str(folder), "correction_prompt": prompt, "tasks": {str(tmp_path / "sums.jsonl"): "eval"}}
+    write_json(folder / "metrics.json", {"evaluation": evaluation, "num_problems": 3})
+    found = json.loads(contents(published_files(folder))["metrics.json"])
+    expected = {"model": "run", "correction_prompt": prompt, "tasks": {"sums.jsonl": "eval"}}
+    assert found == {"evaluation": expected, "num_problems": 3}
+
+
 def test_places_are_found_within_lists_and_mappings():
     nested = {"text_config": [{"_name_or_path": "/home/ann/base"}], "note": "/home/ann/base"}
     assert without_places(nested) == {"text_config": [{"_name_or_path": "base"}], "note": "/home/ann/base"}

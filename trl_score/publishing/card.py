@@ -174,11 +174,8 @@ def render_card(
     """
     from jinja2 import Environment, StrictUndefined
 
-    record, settings, adapter = (
-        read_record(folder),
-        _read(folder, SCORE_CONFIG_FILE),
-        _read(folder, "adapter_config.json"),
-    )
+    record, adapter = read_record(folder), _read(folder, "adapter_config.json")
+    settings = _read(folder, SCORE_CONFIG_FILE)
     method_name = method_of(folder)
     method = _METHODS[method_name]
     name = repo_id or record.get("repo_id") or folder.resolve().name
@@ -190,7 +187,7 @@ def render_card(
     return environment.from_string(CARD).render(
         metadata=_metadata(method, record, adapter, base, licence, model_name, results).to_yaml(),
         model_name=model_name,
-        introduction=_introduction(method_name, record, settings, adapter, base),
+        introduction=_introduction(method_name, record, adapter, base),
         usage=environment.from_string(method.usage).render(name=name),
         correction_prompt=_fence(_prompt_text(settings.get("correction_prompt"))),
         critique_prompt=_fence(_read(folder, "config.json").get("critique_prompt") if method_name == "CLoud" else None),
@@ -294,23 +291,15 @@ def _metadata(
     )
 
 
-def _introduction(
-    method_name: str,
-    record: Mapping[str, Any],
-    settings: Mapping[str, Any],
-    adapter: Mapping[str, Any],
-    base: str | None,
-) -> str:
+def _introduction(method_name: str, record: Mapping[str, Any], adapter: Mapping[str, Any], base: str | None) -> str:
     kind = f"{_kind_of(adapter)} of {_link(base) if base else 'a model that is not on the Hub'}"
     paper = record.get("paper") or {}
     by = f"[{method_name}](https://huggingface.co/papers/{paper['id']})" if paper else method_name
-    text = f"{kind}, trained {_METHODS[method_name].what}. The method is {by}, in trl_score, on top of "
-    text += "[TRL](https://github.com/huggingface/trl)."
-    dataset, rewards = record.get("dataset"), record.get("reward_funcs") or []
-    if dataset:
-        text += f" It was trained on {_link(dataset, 'datasets/') if '/' in dataset else dataset}"
-        text += f", with {_listed(rewards)} as reward." if rewards else "."
-    return text
+    dataset, rewards = record.get("dataset"), record.get("reward_funcs")
+    on = f" on {_link(dataset, 'datasets/') if '/' in dataset else dataset}" if dataset else ""
+    for_what = f" with {_listed(rewards)} as reward" if rewards else ""
+    method = f"The method is {by}, in trl_score, on top of [TRL](https://github.com/huggingface/trl)."
+    return f"{kind}, trained{on}{for_what} {_METHODS[method_name].what}. {method}"
 
 
 def _kind_of(adapter: Mapping[str, Any]) -> str:

@@ -52,7 +52,8 @@ PUBLISHED_PATTERNS: dict[str, str] = {
 """Patterns of the files in a run's folder that are published, and what each is."""
 
 _PATH_KEYS = ("_name_or_path", "name_or_path", "base_model_name_or_path", "best_model_checkpoint", "tokenizer_file")
-_SCRUBBED = ("*config.json", "trainer_state.json")
+_CONFIGURATIONS, _RESULTS = ("*config.json", "trainer_state.json"), ("summary.json", "metrics.json")
+_PLACE = re.compile(r"(/|~/|[A-Z]:\\)[^\s/]+[/\\]\S+")  # "/no_think", or a text that begins with a slash, is none
 _TEXTS = (".json", ".md", ".py", ".jinja", ".txt")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{30,}")
 _MOST_TEXT = 16 * 2**20  # bytes; a tokenizer of a large vocabulary has as many
@@ -204,6 +205,28 @@ def without_places(settings: Any, base_model: str | None = None) -> Any:
     return kept
 
 
+def results_without_places(results: Any) -> Any:
+    """
+    Replace whatever looks like a place on this machine in the numbers of an evaluation by the last part of its path.
+
+    Args:
+        results:
+            The content of a JSON file, whose keys may be names of models or files too.
+
+    Returns:
+        The same, without them.
+
+    Example:
+        >>> results_without_places({"model": "/home/ann/runs/score", "tasks": {"/data/sums.jsonl": "eval"}})
+        {'model': 'score', 'tasks': {'sums.jsonl': 'eval'}}
+    """
+    if isinstance(results, list):
+        return [results_without_places(value) for value in results]
+    if isinstance(results, Mapping):
+        return {results_without_places(key): results_without_places(value) for key, value in results.items()}
+    return Path(results).name if isinstance(results, str) and _PLACE.fullmatch(results) else results
+
+
 def _has_own_code(folder: Path) -> bool:
     """Whether a configuration names classes of files that lie beside it (`auto_map`)."""
     files = [folder / "config.json", folder / "tokenizer_config.json"]
@@ -212,9 +235,13 @@ def _has_own_code(folder: Path) -> bool:
 
 def _prepare(folder: Path, place: Path, base_model: str | None) -> PublishedFile:
     path, content = place.relative_to(folder).as_posix(), None
-    if any(place.match(pattern) for pattern in _SCRUBBED):
-        settings = json.loads(place.read_text(encoding="utf-8"))
-        if (kept := without_places(settings, base_model)) != settings:
+    is_configuration, are_results = (
+        any(place.match(pattern) for pattern in patterns) for patterns in (_CONFIGURATIONS, _RESULTS)
+    )
+    if is_configuration or are_results:
+        found = json.loads(place.read_text(encoding="utf-8"))
+        kept = without_places(found, base_model) if is_configuration else results_without_places(found)
+        if kept != found:
             content = (json.dumps(kept, indent=2, ensure_ascii=False) + "\n").encode()
     if place.suffix in _TEXTS and place.stat().st_size <= _MOST_TEXT:
         _refuse_tokens(place)

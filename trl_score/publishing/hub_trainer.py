@@ -242,7 +242,9 @@ class HubTrainer(Trainer):
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         # A push reads the output folder, because the checkpoint may be deleted before it is done.
         for file in files:
-            shutil.copy2(file.file, Path(self.args.output_dir) / file.file.name)
+            target = Path(self.args.output_dir) / file.path
+            target.parent.mkdir(exist_ok=True)
+            shutil.copy2(file.file, target)
         self.push_in_progress = PushInProgress([*running, *self._start_pushes(checkpoint)])
 
     def _start_pushes(self, checkpoint: Path) -> "list[Future[CommitInfo]]":

@@ -5,7 +5,7 @@ Read from `summary.json` and `metrics.json`, from records of evaluations, and fr
 there is left out.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ _COLUMNS = {
     "answers_changed": "answers changed",
 }
 _SIGNED = "delta_t1_t2"
+_TURNS_TITLE = "Both turns, in % with 95% intervals over problems"
 # Of what an evaluation logs, what says how good the model is.
 _LOGGED = (
     *("score/accuracy_t1", "score/accuracy_t2", "score/delta_t1_t2", "score/delta_i_to_c", "score/delta_c_to_i"),
@@ -91,7 +92,7 @@ def result_tables(folder: Path) -> list[ResultTable]:
     Raises:
         ValueError: If a file is cut off, or no problem of an evaluation could be scored.
     """
-    tables = [_table_of_turns(folder), _table_of_pairs(folder), _table_of_metrics(folder), _table_of_log(folder)]
+    tables = [_table_of_turns(folder) or _table_of_metrics(folder), _table_of_pairs(folder), _table_of_log(folder)]
     return [table for table in tables if table is not None]
 
 
@@ -165,17 +166,15 @@ def draw_figures(folder: Path) -> None:
             pyplot.close(figure)
 
 
-def write_number(numbers: Numbers, *, is_signed: bool = False, is_share: bool = True) -> str:
+def write_number(numbers: Numbers, *, is_signed: bool = False) -> str:
     """
-    Write a metric and its 95% interval for a table.
+    Write a share and its 95% interval for a table, in per cent.
 
     Args:
         numbers (`Mapping[str, float | None]`):
             `value`, and perhaps `low` and `high`.
         is_signed (`bool`, *optional*, defaults to `False`):
             Whether to write the sign of positive numbers too.
-        is_share (`bool`, *optional*, defaults to `True`):
-            Whether to write it in per cent.
 
     Returns:
         `str`: The text.
@@ -186,12 +185,11 @@ def write_number(numbers: Numbers, *, is_signed: bool = False, is_share: bool = 
         >>> write_number({"value": -0.0451}, is_signed=True)
         '−4.5'
     """
-    style = f"{'+' if is_signed else ''}.{1 if is_share else 4}{'f' if is_share else 'g'}"
-    texts = [
-        "–" if number is None else f"{100 * number if is_share else number:{style}}".replace("-", "−")
+    value, low, high = (
+        "–" if number is None else f"{100 * number:{'+' if is_signed else ''}.1f}".replace("-", "−")
         for number in (numbers.get("value"), numbers.get("low"), numbers.get("high"))
-    ]
-    return texts[0] if texts[1] == "–" else f"{texts[0]} ({texts[1]} to {texts[2]})"
+    )
+    return value if low == "–" else f"{value} ({low} to {high})"
 
 
 def _evaluated(folder: Path) -> list[EvaluatedModel]:
@@ -200,18 +198,28 @@ def _evaluated(folder: Path) -> list[EvaluatedModel]:
 
 
 def _table_of_turns(folder: Path) -> ResultTable | None:
-    models = _evaluated(folder)
-    if not models:
-        return None
     rows = [
         [
             model.label,
             "–" if model.num_problems is None else str(model.num_problems),
             *(write_number(model.metrics.get(name, {}), is_signed=name == _SIGNED) for name in _COLUMNS),
         ]
-        for model in models
+        for model in _evaluated(folder)
     ]
-    return ResultTable("Both turns, in % with 95% intervals over problems", ["", "n", *_COLUMNS.values()], rows)
+    return ResultTable(_TURNS_TITLE, ["", "n", *_COLUMNS.values()], rows) if rows else None
+
+
+def _table_of_metrics(folder: Path) -> ResultTable | None:
+    """The pairs of turns of an evaluation whose records are not there."""
+    metrics = _read(folder / "metrics.json")
+    rows = []
+    for name, pair in (metrics.get("pairs") or {}).items():
+        first, last = name.split("_")
+        keys = [f"accuracy_{first}", f"accuracy_{last}", f"delta_{name}", *list(_COLUMNS)[3:]]
+        numbers = [write_number((pair or {}).get(key, {}), is_signed=key.startswith("delta_t")) for key in keys]
+        rows.append([f"turns {first[1:]} and {last[1:]}", str(metrics.get("num_problems", "–")), *numbers])
+    columns = ["", "n", "first of them", "second", *list(_COLUMNS.values())[2:]]
+    return ResultTable(_TURNS_TITLE, columns, rows) if rows else None
 
 
 def _table_of_pairs(folder: Path) -> ResultTable | None:
@@ -223,24 +231,6 @@ def _table_of_pairs(folder: Path) -> ResultTable | None:
 
 def _is_measured(entry: object) -> bool:
     return isinstance(entry, dict) and isinstance(entry.get("accuracy"), dict)
-
-
-def _table_of_metrics(folder: Path) -> ResultTable | None:
-    rows = [[name, write_number(numbers, is_share=False)] for name, numbers in _flatten(_read(folder / "metrics.json"))]
-    return (
-        ResultTable("metrics.json, with 95% intervals where there are any", ["metric", "value"], rows) if rows else None
-    )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Numbers]]:
-    """Metrics by name, however they are nested: `{"greedy": {"accuracy_t1": {"value": ...}}}`, or plain numbers."""
-    for name, value in values.items():
-        if isinstance(value, Mapping) and "value" in value:
-            yield prefix + name, value
-        elif isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}, ")
-        elif isinstance(value, (int, float)):
-            yield prefix + name, {"value": value}
 
 
 def _table_of_log(folder: Path) -> ResultTable | None:
