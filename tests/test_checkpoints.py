@@ -10,6 +10,7 @@ from trl_score.checkpoints import (
     WHOLE_FILE,
     check_whole,
     forget_replaced,
+    has_whole_checkpoint,
     last_whole_checkpoint,
     make_room,
     mark_whole,
@@ -101,6 +102,15 @@ def test_no_whole_checkpoint(save, tmp_path):
     save(1, is_marked=False)
     with pytest.raises(ValueError, match=r"to resume from, got checkpoint-1 \(it has no"):
         last_whole_checkpoint(tmp_path)
+
+
+def test_whether_there_is_anything_to_resume_from(save, tmp_path):
+    assert not has_whole_checkpoint(tmp_path / "nowhere")
+    save(1, is_marked=False)
+    assert not has_whole_checkpoint(tmp_path)
+    make_room(save(2))  # kept aside
+    assert has_whole_checkpoint(tmp_path)
+    assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
 
 
 # A step that is saved for the second time

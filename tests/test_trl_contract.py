@@ -391,7 +391,7 @@ def test_no_other_file_imports_trl_internals():
 def test_compat_declares_what_it_uses_and_uses_what_it_declares(watched):
     # What stands in `RewardSeams` is RewardTrainer's, and looked at below.
     used = (attributes(COMPAT) - attributes_of_class(COMPAT, "RewardSeams")) & private_names_of_trl(watched)
-    body = class_body(COMPAT, "HubSeams") + class_body(COMPAT, "GRPOSeams")
+    body = [node for name in ("HubSeams", "CheckpointSeams", "GRPOSeams") for node in class_body(COMPAT, name)]
     defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     defined |= {target.id for node in body if isinstance(node, ast.Assign) for target in node.targets}
     used |= defined & private_names_of_trl(watched)
@@ -401,7 +401,13 @@ def test_compat_declares_what_it_uses_and_uses_what_it_declares(watched):
 def test_our_own_private_names_hide_none_of_trl(watched):
     """A private attribute of ours by the same name would overwrite TRL's without a word."""
     overridden = set(trl_compat.PRIVATE_NAMES) | set(trl_compat.PRIVATE_ATTRIBUTES)
-    classes = ((COMPAT, "GRPOSeams"), (COMPAT, "HubSeams"), (HUB_TRAINER, "HubTrainer"), (TRAINER, "SCoReTrainer"))
+    classes = (
+        (COMPAT, "GRPOSeams"),
+        (COMPAT, "CheckpointSeams"),
+        (COMPAT, "HubSeams"),
+        (HUB_TRAINER, "HubTrainer"),
+        (TRAINER, "SCoReTrainer"),
+    )
     for path, name in classes:
         body = class_body(path, name)
         methods = {node.name for node in body if isinstance(node, ast.FunctionDef)}

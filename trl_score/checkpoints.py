@@ -104,7 +104,7 @@ def check_whole(folder: Path) -> None:
         raise ValueError(
             f"Expected a whole checkpoint to resume from, got {str(folder)!r}: {missing}. Pass "
             "`resume_from_checkpoint=True` for the last whole one. If this one was saved by something else than "
-            "SCoReTrainer and you know that it is whole, call `trl_score.checkpoints.mark_whole` on it."
+            "a trainer of trl_score and you know that it is whole, call `trl_score.checkpoints.mark_whole` on it."
         )
 
 
@@ -138,6 +138,21 @@ def last_whole_checkpoint(output_dir: Path) -> Path:
         f"Expected a whole checkpoint in {str(output_dir)!r} to resume from, got {found}. Start without "
         "`resume_from_checkpoint`, or name a checkpoint elsewhere."
     )
+
+
+def has_whole_checkpoint(output_dir: Path) -> bool:
+    """
+    Tells whether there is anything to resume from.
+
+    Args:
+        output_dir (`pathlib.Path`):
+            The run's folder.
+
+    Returns:
+        `bool`: whether a checkpoint in it is whole.
+    """
+    folders = [*output_dir.glob("checkpoint-*"), *output_dir.glob(f"{_REPLACED}checkpoint-*")]
+    return any(what_is_missing(folder) is None for folder in folders)
 
 
 def _step(folder: Path) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
-from accelerate.utils import send_to_device
+from accelerate.utils import broadcast_object_list, send_to_device
 from torch import nn
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer, RewardTrainer
@@ -158,7 +158,84 @@ class HubSeams(HubTrainer):
         self.report_pushes()
 
 
-class GRPOSeams(HubSeams, GRPOTrainer):
+class CheckpointSeams(HubSeams):
+    """Checkpoints of both trainers: marked once they are whole, and resumed from only then."""
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """
+        Trains, as [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint's folder, or `True` for the last whole one in `output_dir`.
+
+        Returns:
+            `TrainOutput`: what [`~transformers.Trainer.train`] returns.
+
+        Raises:
+            `ValueError`: If the checkpoint is not whole, or none is.
+        """
+        return super().train(resume_from_checkpoint=self.checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+
+    def checkpoint_to_resume(self, name: str | bool | None) -> str | None:
+        """
+        Finds the checkpoint that is meant, which must be whole.
+
+        Args:
+            name (`str` or `bool`, *optional*):
+                Its folder, or `True`, also as a text, for the last whole one.
+
+        Returns:
+            `str`, *optional*: its folder; `None` where training begins anew.
+
+        Raises:
+            `ValueError`: If it is not whole, or none is.
+        """
+        if not name:
+            return None
+        # The main process chooses, and tells the others; each looks whether the checkpoint is whole where it runs.
+        chosen: list[Any] = [str(name)]
+        if chosen[0].lower() == "true" and self.accelerator.is_main_process:
+            try:
+                chosen = [str(checkpoints.last_whole_checkpoint(Path(self.args.output_dir)))]
+            except ValueError as error:
+                chosen = [error]
+        broadcast_object_list(chosen)
+        if isinstance(chosen[0], ValueError):
+            raise chosen[0]
+        checkpoints.check_whole(Path(chosen[0]))
+        return str(chosen[0])
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        if self.args.should_save:
+            checkpoints.make_room(folder)
+        self.accelerator.wait_for_everyone()
+        limit = self.args.save_total_limit
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            checkpoints.mark_whole(folder)
+            checkpoints.forget_replaced(folder)
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))
+        if self.args.should_save:
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Not now: `_save_checkpoint` pushes once the checkpoint is whole."""
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        # What is left to do is to remove older checkpoints, and they must stay until this one is whole.
+        self.args.save_total_limit = None
+
+
+class GRPOSeams(CheckpointSeams, GRPOTrainer):
     """
     GRPOTrainer with the places that SCoRe changes as overridable methods: `roll_out`, `score_rollouts`, `finish_batch`
     and `turn_loss`. All else is inherited unchanged.
@@ -285,35 +362,10 @@ class GRPOSeams(HubSeams, GRPOTrainer):
             next(iter(sampler), None)
         return sampler
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-        if self.args.should_save:
-            checkpoints.make_room(folder)
-        self.accelerator.wait_for_everyone()
-        limit = self.args.save_total_limit
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
-        if self.args.should_save:
-            checkpoints.mark_whole(folder)
-            checkpoints.forget_replaced(folder)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(folder))
-        if self.args.should_save:
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Not now: `_save_checkpoint` pushes once the checkpoint is whole."""
-
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
         state = {"num_processes": self.accelerator.num_processes, **self.resume_state()}
         torch.save(state, Path(output_dir) / RESUME_FILE.format(self.accelerator.process_index))
-        # What is left to do is to remove older checkpoints, and they must stay until this one is whole.
-        self.args.save_total_limit = None
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
@@ -606,7 +658,7 @@ REWARD_PRIVATE_ATTRIBUTES: dict[str, str] = {
 """Attributes of a RewardTrainer that `RewardSeams` reads or sets."""
 
 
-class RewardSeams(HubSeams, RewardTrainer):
+class RewardSeams(CheckpointSeams, RewardTrainer):
     """
     RewardTrainer with what CLoud changes of its private surface under names of our own: `prepare_dataset` and
     `needed_columns`. All else is inherited unchanged.

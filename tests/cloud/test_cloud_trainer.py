@@ -10,6 +10,7 @@ from peft import LoraConfig
 from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_score.checkpoints import WHOLE_FILE
 from trl_score.cloud.cloud_trainer import CLoudRewardTrainer
 from trl_score.cloud.modeling import CLoudRewardModel, load_reward_model
 from trl_score.log_keys import CLOUD_LOG_KEYS
@@ -558,7 +559,9 @@ def test_training_goes_on_from_a_checkpoint(make_trainer, tmp_path):
     whole = make_trainer(**options)
     whole.train()
     resumed = make_trainer(**options)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-1"))
+    for step in (2, 3, 4):
+        (tmp_path / "run" / f"checkpoint-{step}" / WHOLE_FILE).unlink()  # as if killed before it was written
+    resumed.train(resume_from_checkpoint=True)
     for expected, found in zip(training_logs(whole)[1:], training_logs(resumed)[1:], strict=True):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     for name, weight in resumed.model.state_dict().items():

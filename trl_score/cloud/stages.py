@@ -19,8 +19,8 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, set_seed
 from transformers.integrations import is_deepspeed_zero3_enabled, unset_hf_deepspeed_config
-from transformers.trainer_utils import get_last_checkpoint
 
+from trl_score.checkpoints import has_whole_checkpoint
 from trl_score.cloud.cloud_config import CLoudRewardConfig
 from trl_score.cloud.cloud_trainer import CLoudRewardTrainer
 from trl_score.cloud.critiques import self_critique_dataset
@@ -142,9 +142,7 @@ def _check_for_both(model: Any, datasets: dict[str, Any]) -> None:
 
 
 def _train(trainer: CLoudRewardTrainer, resume: bool) -> CLoudRewardTrainer:
-    folder = Path(trainer.args.output_dir)
-    checkpoint = get_last_checkpoint(str(folder)) if resume and folder.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.train(resume_from_checkpoint=resume and has_whole_checkpoint(Path(trainer.args.output_dir)))
     trainer.save_model()
     trainer.accelerator.wait_for_everyone()
     return trainer

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from accelerate.utils import broadcast_object_list, gather, gather_object, is_peft_model
+from accelerate.utils import gather, gather_object, is_peft_model
 from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -26,7 +26,6 @@ from trl_score.callbacks import (
     print_turns_table,
     save_turns_table,
 )
-from trl_score.checkpoints import check_whole, last_whole_checkpoint
 from trl_score.quantization import refuse_quantized_weights
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score import preflight
@@ -260,12 +259,14 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             `ValueError`: If the checkpoint is not whole, or none is.
             `SystemExit`: With code 143, after a SIGTERM: training was saved at the end of the step.
         """
-        checkpoint = self._checkpoint_to_resume(resume_from_checkpoint) if resume_from_checkpoint else None
-        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)) if checkpoint else TrainerState()
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        state = TrainerState()
+        if checkpoint is not None:
+            state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
         self.num_epochs_done = int(state.epoch or 0)
         self.forget_engine_weights()
         with self._sigterm.listening():
-            output = super().train(resume_from_checkpoint=str(checkpoint) if checkpoint else None, **kwargs)
+            output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
         if self._on_any_process(self._sigterm.is_received):
             raise SystemExit(SIGTERM_EXIT_CODE)
         return output
@@ -274,21 +275,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if self.accelerator.num_processes == 1:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
-
-    def _checkpoint_to_resume(self, name: str | bool) -> Path:
-        """The main process chooses, and tells the others; each looks whether the checkpoint is whole where it runs."""
-        chosen: list[Any] = [name]
-        is_last = str(name).lower() == "true"  # a command line knows no other way to say it
-        if is_last and self.accelerator.is_main_process:
-            try:
-                chosen = [str(last_whole_checkpoint(Path(cast(str, self.args.output_dir))))]
-            except ValueError as error:
-                chosen = [error]
-        broadcast_object_list(chosen)
-        if isinstance(chosen[0], ValueError):
-            raise chosen[0]
-        check_whole(Path(chosen[0]))
-        return Path(chosen[0])
 
     def resume_state(self) -> dict[str, Any]:
         """
