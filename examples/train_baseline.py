@@ -54,6 +54,7 @@ from trl_score.callbacks import TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
 from trl_score.evaluation_tables import print_self_correction_tables
+from trl_score.tracking import RunTracker
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
@@ -218,6 +219,7 @@ def train_score(task: Task, args: SCoReConfig) -> Spent:
         eval_dataset=task.eval_dataset if args.eval_strategy != "no" else None,
         quantization_config=get_quantization_config(task.model_args),
         peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
+        callbacks=[RunTracker()],
     )
     if not args.disable_tqdm:
         trainer.add_callback(TurnProgress())

@@ -41,6 +41,7 @@ from trl_score.data import adder
 from trl_score.evaluation import Evaluation, evaluate_self_correction, load_model
 from trl_score.evaluation_tables import print_self_correction_tables
 from trl_score.records import RewardFunc
+from trl_score.tracking import RunTracker
 
 # TRL's defaults use names that transformers is about to rename.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -108,7 +109,7 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
         eval_dataset=choose_split(datasets, script_args.dataset_test_split) if wants_eval else None,
         quantization_config=get_quantization_config(model_args),
         peft_config=None if is_adapter else get_peft_config(model_args),
-        callbacks=[CopyDetector(), SandbaggingDetector(), KLBudgetDetector(), TruncationDetector()],
+        callbacks=[CopyDetector(), SandbaggingDetector(), KLBudgetDetector(), TruncationDetector(), RunTracker()],
     )
     if is_adapter:
         trainer.tell_adapter(base_path)

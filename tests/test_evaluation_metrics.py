@@ -172,6 +172,12 @@ def test_no_k_where_a_turn_was_never_scored():
     assert summary["pairs"]["t1_t3"] is None
 
 
+def test_a_budget_whose_majority_nobody_could_score_leaves_inference_scaling_out():
+    # K = 1 is the first second turn, which was not scored; the majority of two was.
+    summary = summarize_records(sampled([[(1.0, None), (1.0, 1.0)]], [[("5", "4"), ("5", None)]]))
+    assert "1" not in summary["maj_at_k"]["t2"] and "inference_scaling" not in summary
+
+
 def test_single_turns_have_no_inference_scaling():
     summary = summarize_records(sampled([[(1.0,), (0.0,)]], [[("8",), ("7",)]]))
     assert "inference_scaling" not in summary

@@ -171,3 +171,10 @@ def test_a_comparison_of_samples_has_no_exact_test():
     records = [record(name, 0.0, 1.0, sample=sample) for sample in (0, 1) for name in "ab"]
     lines = lines_of(print_comparison, compare_records(records, records))
     assert ["turn", "2", "+0.0", "1.0000"] in rows(lines)
+
+
+def test_a_p_value_is_never_shown_as_zero():
+    names = [str(number) for number in range(20)]
+    a, b = ([record(name, 0.0, right) for name in names] for right in (0.0, 1.0))
+    row = next(line for line in rows(lines_of(print_comparison, compare_records(a, b))) if line[:2] == ["turn", "2"])
+    assert row[-2:] == ["<", "0.0001"]  # 2 / 2^20

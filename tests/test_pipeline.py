@@ -34,13 +34,13 @@ def pipe(local_model):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, local_model):
-    """The folder of an adapter that SCoReTrainer saved, with a correction prompt and budgets of its own."""
+    """The folder of an adapter that SCoReTrainer saved, with settings of its own."""
     folder = tmp_path_factory.mktemp("trained")
     options = {"max_steps": 1, "max_completion_length_t1": 5, "max_completion_length_t2": 7}
     SCoReTrainer(
         str(local_model("qwen2")),
         odd_length,
-        args=short_config(folder, correction_prompt="Once more.", **options),
+        args=short_config(folder, correction_prompt="Once more.", chat_template_kwargs={"tone": "dry"}, **options),
         train_dataset=addition_dataset(),
         peft_config=LoraConfig(target_modules=["q_proj"], r=2),
     ).save_model()
@@ -159,6 +159,7 @@ def test_defaults_are_those_of_training(trained):
     pipe = SelfCorrectionPipeline(str(trained))
     assert pipe.settings.correction_prompt == "Once more."
     assert pipe.settings.budgets == (5, 7)
+    assert pipe.settings.chat_template_kwargs == {"tone": "dry"}
     answers = pipe(QUESTIONS[:4])
     assert fields(answers) == evaluate(
         pipe, [answer.prompt for answer in answers], max_completion_length=(5, 7), correction_prompt="Once more."
@@ -169,8 +170,9 @@ def test_defaults_are_those_of_training(trained):
 
 
 def test_what_is_said_goes_before_what_was_trained(trained):
-    pipe = SelfCorrectionPipeline(trained, correction_prompt="Look.", max_new_tokens=3)
+    pipe = SelfCorrectionPipeline(trained, correction_prompt="Look.", max_new_tokens=3, chat_template_kwargs={})
     assert (pipe.settings.correction_prompt, pipe.settings.budgets) == ("Look.", (3, 3))
+    assert pipe.settings.chat_template_kwargs == {}
 
 
 def test_a_model_of_others_has_the_packages_defaults(local_model):
@@ -262,7 +264,7 @@ def test_the_page_says_what_the_code_says():
     parameters = inspect.signature(SelfCorrectionPipeline.__init__).parameters
     options = {name: value.default for name, value in parameters.items() if value.kind is value.KEYWORD_ONLY}
     assert [name for name in described if name in options] == list(options)
-    as_trained = ("max_new_tokens", "correction_prompt")
+    as_trained = ("max_new_tokens", "correction_prompt", "chat_template_kwargs")
     assert {name: described[name] for name in options if name not in as_trained} == {
         name: f"`{default}`" for name, default in options.items() if name not in as_trained
     }

@@ -108,7 +108,7 @@ def summarize_records(records: Sequence[EvaluationRecord], *, seed: int = 0) -> 
             "pass_at_k": _pass_at_k(problems, num_turns, seed),
             "maj_at_k": _maj_at_k(problems, num_turns, num_samples, seed),
         }
-        if summary["maj_at_k"].get("t1") and summary["maj_at_k"].get("t2"):
+        if _has_scaling(summary["maj_at_k"], num_samples):
             curves = inference_scaling_curves(records, seed=seed)
             names = {"parallel": PARALLEL, "corrected": CORRECTED}
             summary["inference_scaling"] = {key: _as_json(curves[name]) for key, name in names.items()}
@@ -203,6 +203,13 @@ def _has_scored_majority(
         and (majority is None or scores[list(samples).index(majority)] is not None)
         for majority, samples, scores in zip(majorities, answers, correct, strict=True)
     )
+
+
+def _has_scaling(majorities: dict[str, Any], num_samples: int) -> bool:
+    """Whether the majority of 2K first turns and of K second ones can be measured at every budget."""
+    budgets = [2**power for power in range(1, num_samples.bit_length())]
+    first, second = (majorities.get(turn, {}) for turn in ("t1", "t2"))
+    return all(str(budget) in first and str(budget // 2) in second for budget in budgets)
 
 
 def _ks(most: int) -> list[int]:

@@ -127,7 +127,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         table.add_row(
             turn.replace("t", "turn ") if is_accuracy else "delta",
             _percent(result.difference, is_signed=True),
-            f"{result.p_value:.4f}",
+            _p_value(result.p_value),
             _mcnemar_cell(comparison.get(f"mcnemar_{turn}") if is_accuracy else None),
         )
     console.print(table)
@@ -172,7 +172,12 @@ def self_correction_table(rows: Mapping[str, Metrics], *, title: str) -> Table:
 
 def _mcnemar_cell(test: McNemarTest | None) -> str:
     """The p-value, and below it how many problems only this model gets right, and only the other."""
-    return "" if test is None else f"{test.p_value:.4f}\n[dim]{test.only_b} : {test.only_a}[/dim]"
+    return "" if test is None else f"{_p_value(test.p_value)}\n[dim]{test.only_b} : {test.only_a}[/dim]"
+
+
+def _p_value(value: float) -> str:
+    """An exact test's can be far below what four decimals show, and is never 0."""
+    return f"{value:.4f}" if value >= 0.00005 else "< 0.0001"
 
 
 def _print_numbers(console: Console, title: str, rows: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> None:

@@ -94,8 +94,9 @@ class SelfCorrectionPipeline:
     """
     Lets a model answer, asks it to look again, and lets it answer again.
 
-    Turn 2 continues the very tokens of turn 1. What is asked between the turns, and how long they may be, is taken from
-    the `score_config.json` that [`SCoReTrainer`] saves beside a model, unless it is said here.
+    Turn 2 continues the very tokens of turn 1. What is asked between the turns, how long they may be, and the arguments
+    of the chat template are taken from the `score_config.json` that [`SCoReTrainer`] saves beside a model, unless they
+    are said here.
 
     Args:
         model (`str`, `Path` or [`~transformers.PreTrainedModel`]):
@@ -120,7 +121,7 @@ class SelfCorrectionPipeline:
             [`~trl_score.evaluation.evaluate_self_correction`]. By default each call draws anew from torch's global
             state.
         chat_template_kwargs (`dict`, *optional*):
-            Further arguments of the chat template.
+            Further arguments of the chat template. By default those of training, or else none.
 
     Raises:
         `OSError`: If the model cannot be found.
@@ -156,6 +157,8 @@ class SelfCorrectionPipeline:
         self.trained_budgets: list[int] = trained_with.get("max_completion_length", [DEFAULT_MAX_NEW_TOKENS])
         self.max_new_tokens = max_new_tokens
         self.seed = seed
+        if chat_template_kwargs is None:
+            chat_template_kwargs = trained_with.get("chat_template_kwargs") or {}
         # Wrong options are said before anything is loaded.
         self.settings = EvaluationSettings(
             max_completion_length=self._budgets(max_new_tokens, num_turns),
@@ -164,7 +167,7 @@ class SelfCorrectionPipeline:
             do_sample=do_sample,
             temperature=temperature,
             batch_size=batch_size,
-            chat_template_kwargs=chat_template_kwargs or {},
+            chat_template_kwargs=chat_template_kwargs,
         )
         self.tokenizer = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, (str, Path)) else tokenizer
         self.model = load_model(str(model)) if isinstance(model, (str, Path)) else model

@@ -19,8 +19,9 @@ from trl_score.metrics.changed_words import mark_turns
 from trl_score.plots.log_history import LogHistory, find_trainer_state, read_json
 from trl_score.plots.records import TurnRecord
 from trl_score.plots.run_folder import Run, read_run
-from trl_score.plots.run_metrics import STAGE_LABELS, TABLE_METRICS, Numbers, evaluated_models
+from trl_score.plots.run_metrics import TABLE_METRICS, Numbers, evaluated_models
 from trl_score.plots.runs import FIGURE_CAPTIONS, figures_of_runs, refuse_to_overwrite
+from trl_score.plots.self_correction import STAGE_LABELS
 from trl_score.plots.style import inline_svg
 from trl_score.records import SCORE_CONFIG_FILE
 from trl_score.report_page import PAGE, SCRIPT, STYLE

@@ -37,3 +37,17 @@ def test_other_records_stand_beside_it(write_run):
     assert write_run([ROWS[0], {**ROWS[1], "turns": ["7", "8"]}]) == both  # another answer changed
     assert write_run([*ROWS, ROWS[1]]) == both
     assert write_run(ROWS, num_problems=3) == both
+
+
+def test_samples_of_a_problem_are_one_problem(tmp_path):
+    rows = [{**row, "sample": sample} for sample in (0, 1) for row in ROWS]
+    (tmp_path / "records.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    assert [model.num_problems for model in evaluated_models(read_run(tmp_path))] == [2]
+
+
+def test_the_summary_of_a_baseline_has_its_result_too(tmp_path, write_run):
+    write_run(ROWS)
+    saved = json.loads((tmp_path / "summary.json").read_text())
+    saved["trained"] = saved.pop("stage1")
+    (tmp_path / "summary.json").write_text(json.dumps(saved))
+    assert [model.label for model in evaluated_models(read_run(tmp_path))] == ["trained, greedy"]

@@ -127,6 +127,14 @@ def test_given_first_turns_are_in_no_figure_of_the_models_own(run_folder):
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["SCoRe"]
 
 
+def test_a_run_of_given_first_turns_alone_is_drawn_and_says_so(tmp_path):
+    write_records(tmp_path / "repair" / "records.jsonl", is_turn_1_offline=True)
+    figures = figures_of_runs([read_run(tmp_path / "repair")])
+    assert list(figures) == ["edit_distance", "accuracy_by_turn"]
+    _, ax = figures["accuracy_by_turn"]()
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["repair, given first turns"]
+
+
 def test_scaling_of_several_runs_names_them(run_folder, tmp_path):
     for folder in (run_folder, tmp_path / "RL"):
         write_records(folder / "records.jsonl", samples=2)

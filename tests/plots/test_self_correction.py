@@ -88,7 +88,9 @@ def test_stage_summary_without_intervals_or_delta():
 
 
 def test_stage_summary_of_nothing_is_an_error():
-    with pytest.raises(ValueError, match=r"one of \['base', 'stage1', 'stage2'\], .* got the keys \['seed'\]"):
+    with pytest.raises(
+        ValueError, match=r"one of \['base', 'stage1', 'stage2', 'trained'\], .* got the keys \['seed'\]"
+    ):
         plot_stage_summary({"seed": 0})
 
 

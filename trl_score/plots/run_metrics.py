@@ -5,9 +5,7 @@ from dataclasses import dataclass
 
 from trl_score.metrics import self_correction_metrics
 from trl_score.plots.run_folder import Run
-
-STAGE_LABELS = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"}
-"""What the models are called that `summary.json` compares, in the order of training."""
+from trl_score.plots.self_correction import STAGE_LABELS
 
 TABLE_METRICS = ("accuracy_t1", "accuracy_t2", "delta_t1_t2", "delta_i_to_c", "delta_c_to_i", "answers_changed")
 """The metrics of a table on a run, in its order."""
@@ -63,9 +61,10 @@ def evaluated_models(run: Run) -> list[EvaluatedModel]:
                 turns=(1, num_turns),
                 groups=[record.problem for record in records],
             )
+            num_problems = len({record.problem for record in records})
             # The table's columns are named after two turns, however many there are.
             named = {key.replace(f"_t{num_turns}", "_t2"): metric.as_dict() for key, metric in metrics.items()}
-            models.append(EvaluatedModel(f"records, {name}" if name else "records", len(records), named))
+            models.append(EvaluatedModel(f"records, {name}" if name else "records", num_problems, named))
     return _each_once(models)
 
 

@@ -14,7 +14,12 @@ from trl_score.plots.inference import (
 from trl_score.plots.log_history import LogHistory, checkpoint_step, is_logged
 from trl_score.plots.records import TurnRecord, edit_ratios_of_records, group_by_problem
 from trl_score.plots.run_folder import Run, read_runs
-from trl_score.plots.self_correction import plot_accuracy_by_turn, plot_edit_distance_histogram, plot_stage_summary
+from trl_score.plots.self_correction import (
+    STAGE_LABELS,
+    plot_accuracy_by_turn,
+    plot_edit_distance_histogram,
+    plot_stage_summary,
+)
 from trl_score.plots.style import save_figure
 from trl_score.plots.training_curves import (
     plot_answer_change_rate,
@@ -115,7 +120,7 @@ def figures_of_runs(runs: Sequence[Run]) -> dict[str, Draw]:
         ['turn_lengths']
     """
     figures = {**_history_figures(runs), **_record_figures(runs)}
-    if len(runs) == 1 and any(stage in runs[0].summary for stage in ("base", "stage1", "stage2")):
+    if len(runs) == 1 and any(stage in runs[0].summary for stage in STAGE_LABELS):
         figures["stage_summary"] = lambda: plot_stage_summary(runs[0].summary)
     if not figures:
         logged = sorted({key for run in runs for entry in run.log_history for key in entry})
@@ -197,10 +202,18 @@ def _label_records(runs: Sequence[Run]) -> dict[str, list[TurnRecord]]:
     labelled: dict[str, list[TurnRecord]] = {}
     for run in runs:
         for name, records in run.final_records.items():
+            label = _join(run.label if len(runs) > 1 or not name else "", name)
             kept = [record for record in records if not record.is_turn_1_offline]
             if kept:
-                labelled[_join(run.label if len(runs) > 1 or not name else "", name)] = kept
+                labelled[label] = kept
+            elif _has_only_given_turns(run):
+                labelled[_join(label, _GIVEN)] = list(records)
     return labelled
+
+
+def _has_only_given_turns(run: Run) -> bool:
+    """A task of repair, such as mbpp-r, has no first turns of the model's own to be shown instead."""
+    return all(record.is_turn_1_offline for records in run.final_records.values() for record in records)
 
 
 def _label_tables(runs: Sequence[Run]) -> dict[str, list[TurnRecord]]:

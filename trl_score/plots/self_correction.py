@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import NDArray
 
-_STAGES = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II"}
+STAGE_LABELS = {"base": "base", "stage1": "after Stage I", "stage2": "after Stage II", "trained": "trained"}
+"""What the models are called that `summary.json` compares, in the order of training; the last one is a baseline's."""
 _DECODING = ("greedy", "sampled")
 _DISTANCE_NAMES: dict[EditDistanceKind, str] = {"levenshtein": "Levenshtein", "indel": "insert-and-delete"}
 _NUM_BINS = 20
@@ -44,8 +45,9 @@ def plot_stage_summary(summary: Mapping[str, Any]) -> tuple["Figure", "NDArray[A
 
     Args:
         summary (`Mapping[str, Any]`):
-            The content of `runs/demo/summary.json`: for `base`, `stage1` and `stage2`, and each of `greedy` and
-            `sampled`, metrics as `{"value", "low", "high"}`. What is not there is not drawn. Other keys are ignored.
+            The content of `runs/demo/summary.json`: for `base`, `stage1`, `stage2` and `trained`, and each of `greedy`
+            and `sampled`, metrics as `{"value", "low", "high"}`. What is not there is not drawn. Other keys are
+            ignored.
 
     Returns:
         `tuple[Figure, ndarray]`: The figure and a panel for each decoding, an array of shape (panels,).
@@ -60,18 +62,18 @@ def plot_stage_summary(summary: Mapping[str, Any]) -> tuple["Figure", "NDArray[A
         >>> axes[0].get_title()
         'greedy'
     """
-    stages = [stage for stage in _STAGES if stage in summary]
+    stages = [stage for stage in STAGE_LABELS if stage in summary]
     panels = [decoding for decoding in _DECODING if any(decoding in summary[stage] for stage in stages)]
     if not panels:
         raise ValueError(
-            f"Expected `summary` to have one of {list(_STAGES)}, each with one of {list(_DECODING)}, got the keys "
+            f"Expected `summary` to have one of {list(STAGE_LABELS)}, each with one of {list(_DECODING)}, got the keys "
             f"{sorted(summary)}."
         )
     fig, axes = new_figure(1, len(panels), size=(4 * len(panels) + 1, 3.8), sharey=True)
     for ax, decoding in zip(axes[0], panels, strict=True):
         shown = [stage for stage in stages if decoding in summary[stage]]
         _draw_stages(ax, [summary[stage][decoding] for stage in shown])
-        ax.set_xticks(range(len(shown)), [_STAGES[stage] for stage in shown])
+        ax.set_xticks(range(len(shown)), [STAGE_LABELS[stage] for stage in shown])
         ax.set_xlim(-0.5, len(shown) - 0.5)
         ax.set_title(decoding)
     axes[0, 0].set_ylabel("accuracy")

@@ -795,6 +795,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             "kl_estimator",
             "loss_type",
             "correction_prompt",
+            "chat_template_kwargs",
         )
         settings = {name: self.args.__dict__[name] for name in names}
         settings |= {
