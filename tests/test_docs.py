@@ -4,7 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from trl_score import SCoReConfig
-from trl_score.log_keys import SCORE_LOG_KEYS
+from trl_score.log_keys import SCORE_LOG_KEYS, SCORE_MEMORY_KEYS
 from trl_score.score import score_config
 
 PAGE = (Path(__file__).parent.parent / "docs" / "score_options.md").read_text()
@@ -37,3 +37,7 @@ def test_refused_options_are_all_named():
 
 def test_logged_keys_are_those_of_the_table():
     assert {key.strip("`"): text for key, text in table("Logged keys")} == SCORE_LOG_KEYS
+
+
+def test_memory_keys_are_those_of_the_table():
+    assert {key.strip("`"): text for key, text in table("Memory")} == SCORE_MEMORY_KEYS

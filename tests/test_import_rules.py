@@ -127,6 +127,7 @@ LAYERS = {
             "score.score_config",
             "score.preflight",
             "score.adapters",
+            "score.phase_memory",
             "score.skipped_steps",
             "score.trainer_inputs",
             "score.score_trainer",

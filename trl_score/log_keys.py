@@ -42,6 +42,13 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/seconds_optimizer": "Seconds spent on the optimizer's step, per step.",
 }
 
+SCORE_MEMORY_KEYS: dict[str, str] = {
+    "score/memory_generation": "Most GiB held while both turns were generated, mean over rollout batches.",
+    "score/memory_log_probs": "Most GiB held in a forward without gradient, of either model, mean over forwards.",
+    "score/memory_update": "Most GiB held in forward and backward, mean over micro-batches; not in evaluation.",
+}
+"""Logged with `log_memory`, of the main process: tensors on its accelerator, or on a CPU the process since it began."""
+
 CLOUD_LOG_KEYS: dict[str, str] = {
     "cloud/reward_loss": "Bradley-Terry loss, with margin and centring where they are set; not in critique SFT.",
     "cloud/critique_loss": "Cross-entropy of the critiques in nats, normalised as `critique_normalization` says.",

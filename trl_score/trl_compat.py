@@ -8,7 +8,7 @@ every override calls `super()` and edits what comes back.
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
@@ -294,6 +294,10 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
         """Whether the optimizer may use the gradient."""
         raise NotImplementedError
 
+    def measuring_log_probs(self) -> AbstractContextManager[None]:
+        """Wraps each forward that nothing is learned from."""
+        raise NotImplementedError
+
     # TRL's private hooks
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
@@ -336,7 +340,8 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
 
     def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
         start = time.perf_counter()
-        outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        with nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs():
+            outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
         self._log_prob_seconds += time.perf_counter() - start
         return outputs
 

@@ -21,7 +21,7 @@ from score_runs import (
     weights_of,
 )
 
-from trl_score.log_keys import SCORE_LOG_KEYS
+from trl_score.log_keys import SCORE_LOG_KEYS, SCORE_MEMORY_KEYS
 from trl_score.score.score_trainer import SCoReTrainer
 
 # Not in evaluation: nothing is updated there.
@@ -89,6 +89,23 @@ def test_logs_every_declared_key_and_no_other(local_model, tmp_path):
     assert len(evaluation_logs(trainer)) == 2
     for entry in evaluation_logs(trainer):
         assert score_keys(entry) == {f"eval_{key}" for key in SCORE_LOG_KEYS if key not in TRAIN_ONLY_KEYS}
+
+
+def test_memory_of_each_phase_is_logged_where_it_is_asked_for(local_model, tmp_path):
+    trainer = SCoReTrainer(
+        model=str(local_model("qwen2")),
+        reward_funcs=odd_length,
+        args=short_config(tmp_path, max_steps=1, log_memory=True),
+        train_dataset=addition_dataset(),
+        eval_dataset=addition_dataset(num_rows=3),
+    )
+    trainer.train()
+    (entry,) = training_logs(trainer)
+    assert score_keys(entry) == {*SCORE_LOG_KEYS, *SCORE_MEMORY_KEYS}
+    # On a CPU it is the process: this one has loaded torch, and the machine has less than a tebibyte.
+    assert all(0.1 < entry[key] < 1000 for key in SCORE_MEMORY_KEYS)
+    found = {key for key in trainer.evaluate() if "memory" in key}
+    assert found == {"eval_score/memory_generation", "eval_score/memory_log_probs"}
 
 
 def test_checkpoints_say_which_stage_they_went_through(local_model, tmp_path):

@@ -136,6 +136,9 @@ class SCoReConfig(GRPOConfig):
             ends with an error that names the function and the row. Defaults to half of `ddp_timeout`, after which
             processes that wait for another give up.
 
+        log_memory (`bool`, *optional*, defaults to `False`):
+            Whether to log the most memory that each phase of a step holds.
+
         > Parameters that control evaluation
 
         eval_do_sample (`bool`, *optional*, defaults to `False`):
@@ -298,6 +301,10 @@ class SCoReConfig(GRPOConfig):
             "help": "Seconds that the reward functions together may take to score one turn of a rollout batch; then "
             "the run ends with an error that names the function and the row. Defaults to half of `ddp_timeout`."
         },
+    )
+
+    log_memory: bool = field(
+        default=False, metadata={"help": "Whether to log the most memory that each phase of a step holds."}
     )
 
     # Parameters that control evaluation

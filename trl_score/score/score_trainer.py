@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -33,6 +34,7 @@ from trl_score.score.adapters import check_adapters, set_reference_adapter
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
+from trl_score.score.phase_memory import PhaseMemory
 from trl_score.score.prompts import is_conversational_prompt, tokenize_prompts
 from trl_score.score.rollout import roll_out_two_turns
 from trl_score.score.row_settings import RowSetting
@@ -205,6 +207,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             mode: deque(maxlen=args.generation_batch_size) for mode in ("train", "eval")
         }
         self._turn_1_scorer = BackgroundThread(partial(_use_device_in_thread, self.accelerator.device))
+        self._memory = PhaseMemory(self.accelerator.device, args.log_memory)
         self._guard = StepGuard(args.max_skipped_steps)
         self._prompts: list[Prompt] = []
         self._settings: list[RowSetting] = []
@@ -330,7 +333,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             completions_t1.extend(self.decode_turns(turns, prompt_ids, is_chat))
             self._start_scoring_turn_1(inputs, prompts, completions_t1, turns)
 
-        with self.generation_engine(do_sample=self._does_sample) as engine:
+        window = self._windows[self.mode]
+        with (
+            self._memory.measuring("generation", window),
+            self.generation_engine(do_sample=self._does_sample) as engine,
+        ):
             timed = roll_out_two_turns(
                 prompt_ids,
                 [setting.correction for setting in settings],
@@ -339,7 +346,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 offline_turns_1=self._offline_turns_1(inputs),
                 on_turn_1=score_turn_1_ahead,
             )
-        window = self._windows[self.mode]
         window.add("score/seconds_generation_t1", timed.seconds_t1)
         window.add("score/seconds_generation_t2", timed.seconds_t2)
         before_turn_2 = [
@@ -589,6 +595,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         Returns:
             `torch.Tensor` of shape `()`: the loss, scaled for gradient accumulation.
         """
+        self._memory.begin()
         forward = self.log_probs(model, batch, compute_entropy=True)
         logps, turn_of_token = forward.per_token_logps, batch["turn_of_token"]
         old_logps = batch.get("old_per_token_logps")
@@ -621,6 +628,10 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         """This process's share of the tokens learned from, of one micro-batch of a rollout batch."""
         per_process = batch["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
         return per_process / (self.args.steps_per_generation if self.mode == "train" else 1)
+
+    def measuring_log_probs(self) -> AbstractContextManager[None]:
+        """Measures the memory of a forward that nothing is learned from."""
+        return self._memory.measuring("log_probs", self._windows[self.mode])
 
     def may_step(self, grad_norm: float) -> bool:
         """
@@ -662,6 +673,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.take_batch_seconds()  # an evaluation since the last step left its own
         loss = super().training_step(*args, **kwargs)
         seconds = time.perf_counter() - start - self.take_batch_seconds()
+        self._memory.end("update", self._windows["train"])
         self._windows["train"].add("score/seconds_update", seconds)
         return loss
 
