@@ -14,6 +14,7 @@ from trl_score.checkpoints import (
     last_whole_checkpoint,
     make_room,
     mark_whole,
+    remove_half_written,
     what_is_missing,
 )
 
@@ -111,6 +112,15 @@ def test_whether_there_is_anything_to_resume_from(save, tmp_path):
     make_room(save(2))  # kept aside
     assert has_whole_checkpoint(tmp_path)
     assert last_whole_checkpoint(tmp_path).name == "checkpoint-2"
+
+
+def test_only_what_is_half_written_is_removed(save, tmp_path):
+    save(1)
+    save(2, is_marked=False)
+    (tmp_path / "checkpoint-best").mkdir()
+    (tmp_path / "completions").mkdir()
+    remove_half_written(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-best", "completions"}
 
 
 # A step that is saved for the second time

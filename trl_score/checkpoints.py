@@ -187,6 +187,19 @@ def forget_replaced(folder: Path) -> None:
     shutil.rmtree(folder.with_name(_REPLACED + folder.name), ignore_errors=True)
 
 
+def remove_half_written(output_dir: Path) -> None:
+    """
+    Removes what runs that were killed while they saved have left, so that it takes no whole checkpoint's place.
+
+    Args:
+        output_dir (`pathlib.Path`):
+            The run's folder, to which no process is saving.
+    """
+    for folder in output_dir.glob("checkpoint-*"):
+        if _step(folder) >= 0 and what_is_missing(folder) is not None:
+            shutil.rmtree(folder)
+
+
 def _put_back_replaced(output_dir: Path) -> None:
     """Of a run that was killed while it saved a step for the second time, the first one."""
     for aside in output_dir.glob(f"{_REPLACED}checkpoint-*"):

@@ -222,7 +222,8 @@ class CheckpointSeams(HubSeams):
             checkpoints.forget_replaced(folder)
         if self.args.push_to_hub:
             super()._push_from_checkpoint(str(folder))
-        if self.args.should_save:
+        if self.args.should_save and limit:
+            checkpoints.remove_half_written(folder.parent)
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
 
@@ -354,7 +355,7 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.may_step(float(norm)):
+        if self.may_step(0.0 if norm is None else float(norm)):  # DeepSpeed need not tell
             return norm
         model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
         return None

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import math
 import random
 import time
 from collections import deque
@@ -208,7 +207,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         }
         self._turn_1_scorer = BackgroundThread(partial(_use_device_in_thread, self.accelerator.device))
         self._memory = PhaseMemory(self.accelerator.device, args.log_memory)
-        self._guard = StepGuard(args.max_skipped_steps)
+        # DeepSpeed updates the weights in the backward pass, so no step can be skipped.
+        self._guard = StepGuard(1 if self.is_deepspeed_enabled else args.max_skipped_steps)
         self._prompts: list[Prompt] = []
         self._settings: list[RowSetting] = []
         self._rollouts: list[Rollout] = []
@@ -647,11 +647,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         Raises:
             `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rollouts.
         """
-        if self.accelerator.scaler is not None and not math.isfinite(grad_norm):
-            return True  # fp16: the loss scaler skips the step itself, and lowers its scale
-        may_step = self._guard.end_step(grad_norm)
+        # In fp16 the loss scaler skips a step with an infinite gradient itself, and lowers its scale.
+        is_scaled = self.accelerator.mixed_precision == "fp16"
+        may_step = self._guard.end_step(0.0 if is_scaled else grad_norm)
         self._windows["train"].add("score/skipped_steps", float(not may_step))
-        if not may_step and (self._guard.is_over or self.is_deepspeed_enabled):
+        if self._guard.is_over:
             self._end_of_skipped_steps()
         return may_step
 
@@ -662,8 +662,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         write_rollouts(path, self._guard.batches, self.tokenizer)
         raise FloatingPointError(
             f"The loss or the gradient was NaN or infinite in {self._guard.num_in_a_row} steps in a row, of which step "
-            f"{step} is the last, so training ends here; none of them changed the model. The rollouts of that step are "
-            f"in {path.with_name(BATCH_FILE.format(step=step, process='*'))}. Look at them, lower `learning_rate` or "
+            f"{step} is the last, so training ends here. The rollouts of that step are in "
+            f"{path.with_name(BATCH_FILE.format(step=step, process='*'))}. Look at them, lower `learning_rate` or "
             "train in another precision, and resume from the last checkpoint."
         )
 
