@@ -126,8 +126,9 @@ def make_trace_set(name: TraceSetName, traces: Sequence[Trace], *, seed: int | s
     ```
     """
     keeps_right = name.startswith("D+")
-    chosen = star_traces(traces, keeps_right=keeps_right)
-    if name in ("D_SFT", "D+_SFT"):
+    if name in ("D_STaR", "D+_STaR"):
+        chosen = star_traces(traces, keeps_right=keeps_right)
+    else:
         chosen = pair_traces(traces, keeps_right=keeps_right, seed=seed)
     if not chosen:
         raise ValueError(_nothing_to_learn(name, traces))
