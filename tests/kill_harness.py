@@ -20,7 +20,8 @@ WORKER = Path(__file__).parent / "resume_worker.py"
 KILLED = -9
 KINDS: dict[str, dict[str, Any]] = {
     "full": {},
-    "lora": {"lora": True, "options": {"save_total_limit": 2}},
+    # Short windows and a long Stage I, in which beta_2 moves.
+    "lora": {"lora": True, "options": {"save_total_limit": 2, "num_iterations": 1, "stage_1_steps": 8}},
     "full, two processes": {"world_size": 2},
     "lora, two processes": {"world_size": 2, "lora": True},
 }

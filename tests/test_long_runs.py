@@ -16,7 +16,8 @@ from trl_score.callbacks import SIGTERM_EXIT_CODE
 pytestmark = pytest.mark.slow
 
 # Each run is killed at all of its moments, one after the other. A window of rollouts is 4 steps long, Stage II begins
-# after step 3, an epoch ends at step 8; every step is saved, every third logged, every fourth evaluated.
+# after step 3, an epoch ends at step 8; every step is saved, every third logged, every fourth evaluated. In "lora"
+# windows are 2 steps long, epochs 4, and Stage II begins after step 8.
 MOMENTS: dict[str, list[dict[str, Any]]] = {
     "full": [
         {"at": "generation", "step": 0},  # nothing is saved yet
