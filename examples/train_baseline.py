@@ -53,7 +53,7 @@ from trl_score.baselines.single_turn import check_single_turn, single_turn_train
 from trl_score.callbacks import TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
-from trl_score.evaluation_tables import print_self_correction_tables
+from trl_score.evaluation.tables import print_self_correction_tables
 from trl_score.tracking import RunTracker
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")

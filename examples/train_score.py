@@ -39,7 +39,7 @@ from trl_score import SCoReConfig, SCoReTrainer
 from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector, TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, evaluate_self_correction, load_model
-from trl_score.evaluation_tables import print_self_correction_tables
+from trl_score.evaluation.tables import print_self_correction_tables
 from trl_score.records import RewardFunc
 from trl_score.tracking import RunTracker
 

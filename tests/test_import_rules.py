@@ -145,37 +145,49 @@ LAYERS = {
     # What an evaluation asks, keeps and shows: no model. Its records are what plots read.
     "evaluation text": Layer(
         (
-            "evaluation_turns",
-            "evaluation_settings",
-            "evaluation_problems",
-            "evaluation_records",
-            "evaluation_folder",
-            "evaluation_metrics",
-            "evaluation_comparison",
-            "evaluation_run",
-            "evaluation_tables",
+            "evaluation.turns",
+            "evaluation.settings",
+            "evaluation.problems",
+            "evaluation.records",
+            "evaluation.folder",
+            "evaluation.metrics",
+            "evaluation.comparison",
+            "evaluation.run",
+            "evaluation.tables",
         ),
         ("text", "data", "plots", "root"),
         ("rich", "tqdm"),
         ("datasets",),
     ),
-    "evaluation endpoint": Layer(("evaluation_endpoint",), ("text", "evaluation text", "preference data")),
+    "evaluation endpoint": Layer(("evaluation.endpoint",), ("text", "evaluation text", "preference data")),
     # It reads models, not trainers: whatever trained a model, it is evaluated alike.
-    "evaluation": Layer(
-        ("evaluation", "evaluation_respondents"),
+    "evaluation model": Layer(
+        ("evaluation.evaluate", "evaluation.respondents"),
         ("text", "data", "maths", "model", "plots", "evaluation text"),
         ("torch", "transformers", "peft"),
     ),
+    # The package's face: a name is loaded when it is used.
+    "evaluation": Layer(("evaluation",), ("evaluation text", "evaluation model")),
     # A trained model by hand: it answers as an evaluation does.
     "pipeline": Layer(
         ("pipeline",),
-        ("text", "plots", "model", "evaluation", "evaluation text"),
+        ("text", "plots", "model", "evaluation", "evaluation text", "evaluation model"),
         ("torch", "transformers", "datasets", "huggingface_hub"),
     ),
     # The methods that SCoRe is compared with: they sample and measure as evaluation does, and train with TRL.
     "baselines": Layer(
         ("baselines.*",),
-        ("text", "data", "maths", "model", "trl_compat", "trainers", "evaluation", "evaluation text"),
+        (
+            "text",
+            "data",
+            "maths",
+            "model",
+            "trl_compat",
+            "trainers",
+            "evaluation",
+            "evaluation text",
+            "evaluation model",
+        ),
         ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "tqdm"),
     ),
     # A page about a run, from its files alone.
@@ -202,6 +214,7 @@ LAYERS = {
             "trainers",
             "evaluation",
             "evaluation text",
+            "evaluation model",
             "evaluation endpoint",
             "pipeline",
             "terminal",
@@ -347,7 +360,7 @@ KNOWN = ("records", "score.losses", "score.score_trainer", "cloud.losses", "metr
         ("metrics.pass_at_k", "class A:\n    import trl.rewards", "may import"),
         ("score.losses", "from trl_score.score.score_trainer import SCoReTrainer", "may import"),
         ("score.losses", "from trl_score.score import score_trainer", "may import"),
-        ("evaluation", "from trl_score import SCoReTrainer", "may import"),
+        ("evaluation.evaluate", "from trl_score import SCoReTrainer", "may import"),
         ("score.losses", "from trl_score.cloud.losses import lm_loss", "other method"),
         ("score.losses", "from .shaping import turn_returns", "full name"),
         ("score.score_trainer", "from trl.trainer.utils import _hidden", "private name of TRL"),
@@ -395,11 +408,11 @@ def run_python(code):
         "trl_score.commands",
         "trl_score.baselines.methods",
         "trl_score.baselines.budget",
-        "trl_score.evaluation_run",
-        "trl_score.evaluation_problems",
-        "trl_score.evaluation_comparison",
-        "trl_score.evaluation_endpoint",
-        "trl_score.evaluation_tables",
+        "trl_score.evaluation.run",
+        "trl_score.evaluation.problems",
+        "trl_score.evaluation.comparison",
+        "trl_score.evaluation.endpoint",
+        "trl_score.evaluation.tables",
     ],
 )
 def test_text_numbers_and_plots_load_no_torch(module):

@@ -15,8 +15,8 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, RepositoryNotFoundError
 
 from trl_score.evaluation import load_model, load_tokenizer
-from trl_score.evaluation_respondents import LocalRespondent
-from trl_score.evaluation_settings import EvaluationSettings
+from trl_score.evaluation.respondents import LocalRespondent
+from trl_score.evaluation.settings import EvaluationSettings
 from trl_score.plots.log_history import read_json
 from trl_score.records import SCORE_CONFIG_FILE, Message, Prompt
 from trl_score.score.answers import extract_answer

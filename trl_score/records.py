@@ -23,6 +23,9 @@ Completion: TypeAlias = str | list[Message]
 RewardFunc: TypeAlias = Callable[..., Sequence[float | None]]
 """TRL's reward callable, `(prompts, completions, completion_ids, **columns) -> list[float | None]`."""
 
+RIGHT_ABOVE = 0.5
+"""A turn is right if its reward is above this, in training, evaluation and figures."""
+
 BUDGET_COLUMNS = ("max_completion_length_t1", "max_completion_length_t2")
 """Dataset columns: most tokens of turn 1 and turn 2 of a row; `None` for the run's own budget."""
 

@@ -11,7 +11,7 @@ from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
 
-from trl_score.evaluation_tables import print_self_correction_tables
+from trl_score.evaluation.tables import print_self_correction_tables
 from trl_score.metrics import compare_means
 from trl_score.plots import TurnRecord, read_records
 

@@ -24,7 +24,7 @@ from trl_score.baselines.configs import fine_tuning_config
 from trl_score.baselines.methods import TraceSetName
 from trl_score.baselines.trace_sets import Trace, fine_tuning_row, make_trace_set, trace_rows
 from trl_score.baselines.traces import draw_problems, sample_traces
-from trl_score.evaluation import load_model
+from trl_score.evaluation import is_adapter, load_model
 from trl_score.records import RewardFunc
 from trl_score.score.preflight import check_dataset, check_rewards, check_run
 from trl_score.score.score_config import SCoReConfig
@@ -155,20 +155,6 @@ def load_trainable(path: str, args: SCoReConfig) -> "str | PeftModel":
     kwargs = args.model_init_kwargs if isinstance(args.model_init_kwargs, dict) else {}
     kwargs = {name: value for name, value in kwargs.items() if name != "revision"}  # the base's own is in the adapter
     return AutoPeftModelForCausalLM.from_pretrained(path, is_trainable=True, **kwargs)
-
-
-def is_adapter(path: str) -> bool:
-    """
-    Tells an adapter from a model.
-
-    Args:
-        path (`str`):
-            A folder, or a name on the Hub.
-
-    Returns:
-        `bool`: whether it is a folder with an adapter in it.
-    """
-    return (Path(path) / "adapter_config.json").is_file()
 
 
 def _check_fit(path: str, tuning: FineTuning) -> None:

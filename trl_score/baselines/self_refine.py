@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trl_score.evaluation import Evaluation, EvaluationSettings
-from trl_score.evaluation_respondents import LocalRespondent
-from trl_score.evaluation_run import check_rows, run_evaluation
-from trl_score.evaluation_turns import AnsweredTurn, Rows
+from trl_score.evaluation.respondents import LocalRespondent
+from trl_score.evaluation.run import check_rows, run_evaluation
+from trl_score.evaluation.turns import AnsweredTurn, Rows
 from trl_score.records import Message, RewardFunc
 from trl_score.score.prompts import Correction
 

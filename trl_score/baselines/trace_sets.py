@@ -19,8 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from trl_score.baselines.methods import TraceSetName
-from trl_score.records import GeneratedTurn, Rollout
-from trl_score.score.turn_metrics import RIGHT_ABOVE
+from trl_score.records import RIGHT_ABOVE, GeneratedTurn, Rollout
 
 
 @dataclass(frozen=True)

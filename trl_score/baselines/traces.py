@@ -15,9 +15,9 @@ from tqdm.auto import tqdm
 from trl_score.baselines.budget import Budget
 from trl_score.baselines.trace_sets import Trace
 from trl_score.evaluation import EvaluationSettings
-from trl_score.evaluation_respondents import LocalRespondent
-from trl_score.evaluation_run import score_turn
-from trl_score.evaluation_turns import Rows
+from trl_score.evaluation.respondents import LocalRespondent
+from trl_score.evaluation.run import score_turn
+from trl_score.evaluation.turns import Rows
 from trl_score.records import RewardFunc, Rollout
 from trl_score.score.score_config import SCoReConfig
 

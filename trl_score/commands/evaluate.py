@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trl_score.cloud.endpoint import ChatEndpoint
-    from trl_score.evaluation_problems import Problems
-    from trl_score.evaluation_settings import EvaluationSettings
-    from trl_score.evaluation_turns import Respondent
+    from trl_score.evaluation.problems import Problems
+    from trl_score.evaluation.settings import EvaluationSettings
+    from trl_score.evaluation.turns import Respondent
 
 EMBEDDED = "adder"
 DEFAULT_MAX_NEW_TOKENS = 512
@@ -139,11 +139,11 @@ def run(arguments: argparse.Namespace) -> int:
     """
     from rich.console import Console
 
-    from trl_score.evaluation_comparison import check_comparable, compare_records
-    from trl_score.evaluation_folder import METRICS, check_description
-    from trl_score.evaluation_records import problem_names
-    from trl_score.evaluation_run import check_rows, describe_evaluation, run_evaluation
-    from trl_score.evaluation_tables import print_comparison, print_summary
+    from trl_score.evaluation.comparison import check_comparable, compare_records
+    from trl_score.evaluation.folder import METRICS, check_description
+    from trl_score.evaluation.records import problem_names
+    from trl_score.evaluation.run import check_rows, describe_evaluation, run_evaluation
+    from trl_score.evaluation.tables import print_comparison, print_summary
     from trl_score.plots.records import read_records
 
     _check_options(arguments)
@@ -205,7 +205,7 @@ def _make_endpoint(arguments: argparse.Namespace) -> "ChatEndpoint | None":
 
 
 def _load_problems(arguments: argparse.Namespace) -> "Problems":
-    from trl_score.evaluation_problems import load_problems
+    from trl_score.evaluation.problems import load_problems
     from trl_score.rewards.named import load_reward_func
 
     options = _named_values(arguments.task_options, "--task_options")
@@ -239,7 +239,7 @@ def _json_or_text(value: str) -> Any:
 
 def _make_settings(arguments: argparse.Namespace, problems: "Problems") -> "tuple[EvaluationSettings, Problems]":
     """What the command line says goes before what the model was trained with, and that before what suits the task."""
-    from trl_score.evaluation_settings import EvaluationSettings
+    from trl_score.evaluation.settings import EvaluationSettings
     from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN
     from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
@@ -290,7 +290,7 @@ def _make_respondent(
 ) -> "Respondent":
     if endpoint is not None:
         from trl_score.cloud.chat import Journal
-        from trl_score.evaluation_endpoint import EndpointRespondent
+        from trl_score.evaluation.endpoint import EndpointRespondent
 
         journal = open_files.enter_context(Journal(Path(arguments.output_dir) / REPLIES))
         if arguments.overwrite:
@@ -300,7 +300,7 @@ def _make_respondent(
 
     from trl_score.data.adder import adder_base_path
     from trl_score.evaluation import load_model, load_tokenizer
-    from trl_score.evaluation_respondents import LocalRespondent
+    from trl_score.evaluation.respondents import LocalRespondent
 
     transformers.logging.disable_progress_bar()  # of loading weights
     path = str(adder_base_path()) if arguments.model == EMBEDDED else arguments.model

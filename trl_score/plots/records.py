@@ -14,11 +14,8 @@ from typing import Any
 
 from trl_score.metrics.edit_distance import EditDistanceKind, edit_distance_ratios
 from trl_score.plots.log_history import is_number
-from trl_score.records import Prompt
+from trl_score.records import RIGHT_ABOVE, Prompt
 from trl_score.score.answers import extract_answer
-
-RIGHT_ABOVE = 0.5
-"""A turn is right if its reward is above this, as in training and evaluation."""
 
 
 @dataclass(frozen=True)

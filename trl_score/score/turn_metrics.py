@@ -9,11 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from trl_score.metrics.edit_distance import edit_distance_ratio
-from trl_score.records import Completion, Rollout
+from trl_score.records import RIGHT_ABOVE, Completion, Rollout
 from trl_score.score.answers import extract_answer
-
-RIGHT_ABOVE = 0.5
-"""A turn counts as right where the first reward function gave more than this."""
 
 ROLLOUT_COLUMNS = (
     "length_t1",

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Self
 from tqdm.auto import tqdm
 
 from trl_score import __version__
-from trl_score.evaluation_folder import EvaluationFolder, dataset_identity
-from trl_score.evaluation_metrics import headline_metrics, summarize_records
-from trl_score.evaluation_records import EvaluationRecord, make_records
-from trl_score.evaluation_settings import EvaluationSettings
-from trl_score.evaluation_turns import AnsweredTurn, Respondent, Rows
+from trl_score.evaluation.folder import EvaluationFolder, dataset_identity
+from trl_score.evaluation.metrics import headline_metrics, summarize_records
+from trl_score.evaluation.records import EvaluationRecord, make_records
+from trl_score.evaluation.settings import EvaluationSettings
+from trl_score.evaluation.turns import AnsweredTurn, Respondent, Rows
 from trl_score.metrics import Interval
 from trl_score.records import BUDGET_COLUMNS, Completion, RewardFunc
 from trl_score.score.prompts import is_conversational_prompt
@@ -64,7 +64,7 @@ def run_evaluation(
     Has all rows answered, scores every turn, and measures.
 
     Args:
-        respondent ([`~trl_score.evaluation_turns.Respondent`]):
+        respondent ([`~trl_score.evaluation.turns.Respondent`]):
             Who answers, by the same settings.
         dataset ([`~datasets.Dataset`]):
             Rows with a `prompt`, and what the reward function needs.

@@ -8,9 +8,9 @@ from datasets import Dataset
 
 from trl_score.cloud.chat import ChatError, Journal
 from trl_score.cloud.endpoint import ChatEndpoint
-from trl_score.evaluation_endpoint import EndpointRespondent
-from trl_score.evaluation_run import run_evaluation
-from trl_score.evaluation_settings import EvaluationSettings
+from trl_score.evaluation.endpoint import EndpointRespondent
+from trl_score.evaluation.run import run_evaluation
+from trl_score.evaluation.settings import EvaluationSettings
 
 CORRECTION = "Look again."
 DATASET = Dataset.from_dict(

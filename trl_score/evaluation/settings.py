@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trl_score.evaluation_turns import Rows
+from trl_score.evaluation.turns import Rows
 from trl_score.records import BUDGET_COLUMNS, CORRECTION_COLUMN, Message
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT, as_correction_messages
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from itertools import pairwise
 from typing import Any
 
-from trl_score.evaluation_turns import AnsweredTurn, Rows
+from trl_score.evaluation.turns import AnsweredTurn, Rows
 from trl_score.metrics.changed_words import changed_words
 from trl_score.metrics.edit_distance import edit_distance_ratio
 from trl_score.plots.records import TurnRecord

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from trl_score.evaluation_folder import DESCRIPTION, METRICS, RECORDS
-from trl_score.evaluation_metrics import summarize_records
-from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation.folder import DESCRIPTION, METRICS, RECORDS
+from trl_score.evaluation.metrics import summarize_records
+from trl_score.evaluation.records import EvaluationRecord
 
-PAGE = (Path(__file__).parent.parent / "docs" / "evaluation.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
 RECORD = EvaluationRecord("2+2?", ("5", "4"), (0.0, 1.0), ("5", "4"), "2+2?", task="sums", level=1, truncated=(0, 0))
 
 
@@ -31,7 +31,7 @@ def test_keys_of_the_metrics():
     assert first_column("key") == ["evaluation", "versions", *summary]
     pair = next(line for line in PAGE.splitlines() if line.startswith("| `pairs` |"))
     beyond = set(summary["pairs"]["t1_t2"]) - {"edit_distance_ratio_indel", "delta_standard_error"}
-    metrics_page = (Path(__file__).parent.parent / "docs" / "metrics.md").read_text()
+    metrics_page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
     assert all(f"| `{name}` |" in metrics_page for name in beyond)
     assert "`edit_distance_ratio_indel`" in pair and "`delta_standard_error`" in pair
     level = next(line for line in PAGE.splitlines() if line.startswith("| `by_level` |"))

@@ -6,9 +6,9 @@ import json
 import pytest
 from datasets import Dataset
 
-from trl_score.evaluation_run import run_evaluation
-from trl_score.evaluation_settings import EvaluationSettings
-from trl_score.evaluation_turns import AnsweredTurn
+from trl_score.evaluation.run import run_evaluation
+from trl_score.evaluation.settings import EvaluationSettings
+from trl_score.evaluation.turns import AnsweredTurn
 from trl_score.user_errors import UserError
 
 SETTINGS = EvaluationSettings(max_completion_length=8, num_samples=2, do_sample=True, batch_size=4)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
-from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation.records import EvaluationRecord
 from trl_score.metrics import (
     Interval,
     accuracy_by_turn,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trl_score.evaluation_comparison import check_comparable, compare_records
+from trl_score.evaluation.comparison import check_comparable, compare_records
 from trl_score.metrics import compare_deltas, compare_means, mcnemar_test
 from trl_score.plots import TurnRecord
 

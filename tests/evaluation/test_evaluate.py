@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from trl_score.evaluation import evaluate_self_correction, load_model, load_tokenizer, stop_ids
-from trl_score.evaluation_respondents import hash_weights
+from trl_score.evaluation.respondents import hash_weights
 from trl_score.metrics import self_correction_metrics
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
@@ -199,7 +199,7 @@ def test_a_conversation_beyond_the_context_is_said_once(locals_of, caplog):
     dataset = options["dataset"].add_column("turn_1", ["word " * 500] * 2)  # the context has 512 tokens
     options = {**options, "dataset": dataset, "offline_turn_1_column": "turn_1"}
     local.evaluate(max_completion_length=(600, 2), **options)
-    (said,) = [record for record in caplog.records if record.name == "trl_score.evaluation_respondents"]
+    (said,) = [record for record in caplog.records if record.name == "trl_score.evaluation.respondents"]
     assert "is longer than the model's context of 512" in said.getMessage()
 
 

@@ -5,8 +5,8 @@ from itertools import combinations
 
 import pytest
 
-from trl_score.evaluation_metrics import headline_metrics, pair_metrics, summarize_records
-from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation.metrics import headline_metrics, pair_metrics, summarize_records
+from trl_score.evaluation.records import EvaluationRecord
 from trl_score.metrics import accuracy_by_turn, delta_standard_error, self_correction_metrics
 
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from trl_score.evaluation_records import EvaluationRecord, make_records
-from trl_score.evaluation_turns import AnsweredTurn
+from trl_score.evaluation.records import EvaluationRecord, make_records
+from trl_score.evaluation.turns import AnsweredTurn
 
 CHAT = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "2 + 2?"}]
 

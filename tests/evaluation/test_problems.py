@@ -8,7 +8,7 @@ import pytest
 from trl_score.data.columns import TURN_1_COLUMN
 from trl_score.data.sources import TaskDataError
 from trl_score.data.tasks import TASKS
-from trl_score.evaluation_problems import load_problems
+from trl_score.evaluation.problems import load_problems
 from trl_score.rewards import MathReward
 
 

@@ -111,7 +111,7 @@ def print_comparison(console: Console, comparison: Mapping[str, Any]) -> None:
         console ([`~rich.console.Console`]):
             Where to print.
         comparison (`Mapping`):
-            As [`~trl_score.evaluation_comparison.compare_records`] gives it.
+            As [`~trl_score.evaluation.comparison.compare_records`] gives it.
     """
     console.print(
         f"This model less the other, {comparison['num_records']} answers of both (%, below it the 95% interval)",

@@ -1,9 +1,4 @@
-"""Evaluation: a model and a dataset in, every turn of every problem and the paper's metrics out. Needs no trainer.
-
-    settings -> respondent (all turns of a batch) -> rewards of each turn -> records -> metrics -> table
-
-This is its face for models in memory. Each step is a module of its own, `evaluation_*`.
-"""
+"""The evaluation of a model in memory, and how a model is loaded for it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trl_score.evaluation_records import EvaluationRecord
-from trl_score.evaluation_respondents import LocalRespondent, stop_ids
-from trl_score.evaluation_run import Evaluation, check_rows, run_evaluation
-from trl_score.evaluation_settings import EvaluationSettings
+from trl_score.evaluation.respondents import LocalRespondent
+from trl_score.evaluation.run import Evaluation, check_rows, run_evaluation
+from trl_score.evaluation.settings import EvaluationSettings
 from trl_score.records import RewardFunc
 from trl_score.score.prompts import DEFAULT_CORRECTION_PROMPT
 
@@ -24,16 +18,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from trl_score.records import Message
-
-__all__ = [
-    "Evaluation",
-    "EvaluationRecord",
-    "EvaluationSettings",
-    "evaluate_self_correction",
-    "load_model",
-    "load_tokenizer",
-    "stop_ids",
-]
 
 
 def evaluate_self_correction(
@@ -141,13 +125,27 @@ def load_model(path: str) -> "PreTrainedModel":
     """
     has_accelerator = torch.accelerator.is_available()
     kwargs: dict[str, Any] = {"dtype": "auto" if has_accelerator else torch.float32}
-    if (Path(path) / "adapter_config.json").is_file():
+    if is_adapter(path):
         from peft import AutoPeftModelForCausalLM
 
         model = AutoPeftModelForCausalLM.from_pretrained(path, **kwargs)
     else:
         model = AutoModelForCausalLM.from_pretrained(path, **kwargs)
     return model.to(torch.accelerator.current_accelerator() if has_accelerator else "cpu").eval()
+
+
+def is_adapter(path: str) -> bool:
+    """
+    Tells an adapter from a model.
+
+    Args:
+        path (`str`):
+            A folder, or a name on the Hub.
+
+    Returns:
+        `bool`: whether it is a folder with an adapter in it.
+    """
+    return (Path(path) / "adapter_config.json").is_file()
 
 
 def load_tokenizer(path: str) -> "PreTrainedTokenizerBase":

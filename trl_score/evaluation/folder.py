@@ -17,7 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from trl_score.evaluation_records import EvaluationRecord
+from trl_score.evaluation.records import EvaluationRecord
 from trl_score.line_file import LineFile, write_json
 
 if TYPE_CHECKING:

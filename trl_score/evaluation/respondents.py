@@ -1,7 +1,7 @@
 """
 A model in memory that answers in an evaluation: it takes rows and gives all of their turns.
 
-Second step of an evaluation, between the settings and the rewards. `evaluation_endpoint` has the other respondent.
+Second step of an evaluation, between the settings and the rewards. `endpoint` has the other respondent.
 """
 
 import hashlib
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from trl_score.evaluation_settings import EvaluationSettings
-from trl_score.evaluation_turns import AnsweredTurn, Rows
+from trl_score.evaluation.settings import EvaluationSettings
+from trl_score.evaluation.turns import AnsweredTurn, Rows
 from trl_score.records import CORRECTION_COLUMN, GeneratedTurn, Message
 from trl_score.score.engines import TransformersEngine
 from trl_score.score.prompts import (

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from trl_score.cloud.chat import ChatModel, ChatRequest, Journal, Sampling, ask
-from trl_score.evaluation_records import problem_names
-from trl_score.evaluation_settings import EvaluationSettings
-from trl_score.evaluation_turns import AnsweredTurn, Rows
+from trl_score.evaluation.records import problem_names
+from trl_score.evaluation.settings import EvaluationSettings
+from trl_score.evaluation.turns import AnsweredTurn, Rows
 from trl_score.records import Message, Prompt
 from trl_score.score.prompts import as_correction_messages
 

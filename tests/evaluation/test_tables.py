@@ -5,10 +5,10 @@ import io
 import pytest
 from rich.console import Console
 
-from trl_score.evaluation_comparison import compare_records
-from trl_score.evaluation_metrics import summarize_records
-from trl_score.evaluation_records import EvaluationRecord
-from trl_score.evaluation_tables import (
+from trl_score.evaluation.comparison import compare_records
+from trl_score.evaluation.metrics import summarize_records
+from trl_score.evaluation.records import EvaluationRecord
+from trl_score.evaluation.tables import (
     print_comparison,
     print_self_correction_tables,
     print_summary,
