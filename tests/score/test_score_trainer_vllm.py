@@ -12,7 +12,7 @@ import torch
 import trl.trainer.grpo_trainer
 from accelerate.utils import is_peft_model
 from local_models import FAMILIES
-from peft import LoraConfig, PromptTuningConfig, TaskType
+from peft import LoraConfig, PolyConfig, PrefixTuningConfig, PromptTuningConfig, TaskType, get_peft_model
 from score_runs import (
     EngineTrainer,
     addition_dataset,
@@ -118,7 +118,7 @@ def vllm_trainer(local_model: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr(trl.trainer.grpo_trainer, "VLLMGeneration", stand_in)
         own = {name: options.pop(name) for name in ("eval_dataset", "peft_config") if name in options}
         return trainer_class(
-            model=str(local_model("qwen2")),
+            model=options.pop("model", str(local_model("qwen2"))),
             reward_funcs=odd_length,
             args=short_config(tmp_path, use_vllm=True, **{"learning_rate": 3e-3, **options}),
             train_dataset=addition_dataset(),
@@ -397,11 +397,45 @@ def test_without_vllm_the_error_says_what_to_install(local_model, tmp_path, monk
             {"peft_config": PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2)},
             "got PromptTuningConfig, which cannot be merged",
         ),
+        ({"peft_config": PolyConfig(r=2, target_modules=["q_proj"])}, "got PolyConfig, which cannot be merged"),
     ],
 )
 def test_what_vllm_could_not_do_is_refused(vllm_trainer, options, message):
     with pytest.raises(ValueError, match=message):
         vllm_trainer(**options)
+
+
+@pytest.mark.usefixtures("no_model_is_loaded")
+@pytest.mark.parametrize(
+    "peft_config",
+    [
+        PromptTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2),
+        PrefixTuningConfig(task_type=TaskType.CAUSAL_LM, num_virtual_tokens=2),
+        PolyConfig(task_type=TaskType.CAUSAL_LM, r=2, target_modules=["q_proj"]),
+        LoraConfig(task_type=TaskType.CAUSAL_LM, target_modules=["q_proj"], alora_invocation_tokens=[1]),
+    ],
+    ids=["prompt_tuning", "prefix_tuning", "poly", "alora"],
+)
+def test_an_adapter_in_memory_that_cannot_be_merged_is_refused(local_model, tmp_path, monkeypatch, peft_config):
+    monkeypatch.setattr(trl_compat, "is_vllm_available", lambda: True)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(local_model("qwen2")), peft_config)
+    with pytest.raises((AttributeError, NotImplementedError)):
+        model.merge_adapter()  # what TRL does before each rollout batch
+    with pytest.raises(ValueError, match=f"got {type(peft_config).__name__}, which cannot be merged"):
+        SCoReTrainer(
+            model=model,
+            reward_funcs=odd_length,
+            args=short_config(tmp_path, use_vllm=True),
+            train_dataset=addition_dataset(),
+        )
+
+
+def test_an_adapter_in_memory_that_can_be_merged_is_brought(vllm_trainer, local_model):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(local_model("qwen2")), lora)
+    trainer = vllm_trainer(model=model, max_steps=2, stage="2")
+    trainer.train()
+    assert all(entry[f"{GAP}/max"] < 1e-4 for entry in training_logs(trainer))
 
 
 def test_a_model_that_vllm_could_not_load_is_refused(local_model, tmp_path, monkeypatch):

@@ -15,6 +15,37 @@ logger = logging.getLogger(__name__)
 TRAINED, REFERENCE = "default", "ref"
 """What PEFT calls the adapter that is trained, and TRL the frozen one beside it."""
 
+_NEVER_MERGED = ("ADAPTION_PROMPT", "LILY", "OSF", "POLY", "SHADOW", "XLORA")
+"""Kinds of adapters, beside those of prompts, that PEFT cannot merge into the weights and take out again."""
+
+
+def is_mergeable(peft_config: "PeftConfig") -> bool:
+    """
+    Tells whether an adapter of a kind can be merged into the weights, and be taken out again.
+
+    Args:
+        peft_config ([`~peft.PeftConfig`]):
+            The adapter's configuration.
+
+    Returns:
+        `bool`: `False` for adapters of prompts, and for those whose effect depends on the input.
+
+    Example:
+
+    ```python
+    >>> from peft import LoraConfig, PromptTuningConfig
+    >>> is_mergeable(LoraConfig(r=4))
+    True
+    >>> is_mergeable(PromptTuningConfig(num_virtual_tokens=8))
+    False
+
+    ```
+    """
+    settings = vars(peft_config)
+    if settings.get("alora_invocation_tokens") is not None:  # takes effect from these tokens on only
+        return False
+    return not peft_config.is_prompt_learning and settings["peft_type"] not in _NEVER_MERGED
+
 
 def refuse_adapter_name(model: str, revision: str | None) -> None:
     """

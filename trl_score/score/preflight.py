@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from trl_score import trl_compat
 from trl_score.records import SCORE_CONFIG_FILE, ChecksDataset, Message, Prompt
+from trl_score.score.adapters import is_mergeable
 from trl_score.score.prompts import (
     Correction,
     audit_template,
@@ -173,7 +174,7 @@ def check_engine(
         model (`str`, [`~transformers.PreTrainedModel`] or [`~peft.PeftModel`]):
             The policy.
         peft_config ([`~peft.PeftConfig`], *optional*):
-            The adapter to train.
+            The adapter to train, where the policy does not have it yet.
 
     Raises:
         `ImportError`: If it is vLLM, which is not installed.
@@ -191,11 +192,13 @@ def check_engine(
             "vLLM loads the model itself, from a folder or the Hub, got a model in memory with an empty "
             "`name_or_path`. Save it with its tokenizer and pass the folder, or use `vllm_mode='server'`."
         )
-    if peft_config is not None and peft_config.is_prompt_learning:
-        raise ValueError(
-            f"vLLM is brought the weights with the adapter merged into them, got {type(peft_config).__name__}, which "
-            "cannot be merged. Use LoRA, or `use_vllm=False`."
-        )
+    adapters = [] if isinstance(model, str) or not is_peft_model(model) else list(model.peft_config.values())
+    for adapter in adapters if peft_config is None else [*adapters, peft_config]:
+        if not is_mergeable(adapter):
+            raise ValueError(
+                f"vLLM is brought the weights with the adapter merged into them, got {type(adapter).__name__}, which "
+                "cannot be merged. Use LoRA, or `use_vllm=False`."
+            )
 
 
 def read_correction(
