@@ -110,6 +110,8 @@ LAYERS = {
         ("datasets", "numpy", "tqdm", "aiohttp"),
         ("torch", "transformers"),
     ),
+    # Numbers from shapes; a model's shape is read without its weights.
+    "costs": Layer(("score.costs",), (), (), ("torch", "transformers")),
     "trl_compat": Layer(
         ("trl_compat", "publishing.hub_trainer"),
         ("text", "maths", "model", "publishing"),
@@ -210,6 +212,7 @@ LAYERS = {
             "data",
             "maths",
             "model",
+            "costs",
             "preference data",
             "trainers",
             "evaluation",
