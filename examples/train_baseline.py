@@ -50,7 +50,6 @@ from trl_score.baselines.self_refine import (
     evaluate_self_refine,
 )
 from trl_score.baselines.single_turn import check_single_turn, single_turn_trainer
-from trl_score.callbacks import TurnProgress
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
 from trl_score.evaluation.tables import print_self_correction_tables
@@ -221,8 +220,6 @@ def train_score(task: Task, args: SCoReConfig) -> Spent:
         peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
         callbacks=[RunTracker()],
     )
-    if not args.disable_tqdm:
-        trainer.add_callback(TurnProgress())
     finish_training(trainer, args)
     budget = schedule_of(task).budget_of_updates(trainer.state.global_step)
     return Spent(budget.answers, budget.updates)
@@ -240,6 +237,7 @@ def train_single_turn(task: Task) -> Spent:
         quantization_config=get_quantization_config(task.model_args),
         peft_config=get_peft_config(task.model_args) if isinstance(model, str) else None,
     )
+    trainer.remove_callback(ProgressCallback)
     finish_training(trainer, task.args)
     budget = Schedule.of(trainer.args, num_rows(task)).budget_of_updates(trainer.state.global_step)
     return Spent(budget.rollouts, budget.updates)  # an answer is a whole rollout here
@@ -247,7 +245,6 @@ def train_single_turn(task: Task) -> Spent:
 
 def finish_training(trainer: Trainer, args: SCoReConfig) -> None:
     """Trains and saves."""
-    trainer.remove_callback(ProgressCallback)
     trainer.train(resume_from_checkpoint=args.resume_from_checkpoint)
     trainer.save_model(args.output_dir)
     trainer.save_state()

@@ -30,13 +30,13 @@ from datasets import Dataset, DatasetDict, load_dataset
 from peft import AutoPeftModelForCausalLM, PeftModel
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoTokenizer, PreTrainedModel, ProgressCallback
+from transformers import AutoTokenizer, PreTrainedModel
 from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, ScriptArguments, TrlParser, get_peft_config, get_quantization_config
 
 import trl_score
 from trl_score import SCoReConfig, SCoReTrainer
-from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector, TurnProgress
+from trl_score.callbacks import CopyDetector, KLBudgetDetector, SandbaggingDetector, TruncationDetector
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, evaluate_self_correction, load_model
 from trl_score.evaluation.tables import print_self_correction_tables
@@ -113,9 +113,6 @@ def main(script_args: SCoReScriptArguments, training_args: SCoReConfig, model_ar
     )
     if is_adapter:
         trainer.tell_adapter(base_path)
-    trainer.remove_callback(ProgressCallback)
-    if not training_args.disable_tqdm:
-        trainer.add_callback(TurnProgress())
     trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     seconds_training = time.perf_counter() - start
     trainer.save_model(training_args.output_dir)

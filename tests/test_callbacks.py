@@ -14,7 +14,6 @@ from trl_score.callbacks import (
     SandbaggingDetector,
     StageBoundary,
     TruncationDetector,
-    TurnProgress,
     print_turns_table,
     save_turns_table,
 )
@@ -276,45 +275,6 @@ def test_truncation_of_either_turn():
         assert detector.messages == []
         log(detector, {f"score/truncated_t{turn}": 0.5})
         assert f"Raise `max_completion_length_t{turn}`" in detector.messages[0]
-
-
-# The progress bar
-
-
-def test_progress_bar_shows_stage_and_both_turns(capsys):
-    bar = TurnProgress()
-    state, control = TrainerState(max_steps=4, global_step=0, is_world_process_zero=True), TrainerControl()
-    bar.on_train_begin(None, state, control)
-    for step, stage in ((1, 1.0), (2, 2.0)):
-        state.global_step = step
-        bar.on_step_end(None, state, control)
-        bar.on_log(None, state, control, logs={**HEALTHY, "score/stage": stage, "score/delta_t1_t2": 0.1})
-        bar.bar.refresh()
-        shown = capsys.readouterr().err
-        assert f"{step}/4" in shown
-        assert ("Stage II" in shown) == (stage == 2)
-        assert "turn 1 50.0%, turn 2 60.0% (+10.0%)" in shown
-    bar.on_train_end(None, state, control)
-
-
-@pytest.mark.parametrize("key", ["score/accuracy_t1", "score/accuracy_t2", "score/delta_t1_t2"])
-def test_progress_bar_bears_values_that_could_not_be_counted(key, capsys):
-    bar = TurnProgress()
-    state, control = TrainerState(max_steps=4, is_world_process_zero=True), TrainerControl()
-    bar.on_train_begin(None, state, control)
-    bar.on_log(None, state, control, logs={**HEALTHY, key: None})
-    bar.on_log(None, state, control, logs={f"eval_{name}": value for name, value in HEALTHY.items()})
-    bar.on_train_end(None, state, control)
-
-
-def test_progress_bar_is_drawn_by_one_process(capsys):
-    bar = TurnProgress()
-    state, control = TrainerState(max_steps=4, is_world_process_zero=False), TrainerControl()
-    bar.on_train_begin(None, state, control)
-    bar.on_log(None, state, control, logs=HEALTHY)
-    bar.on_step_end(None, state, control)
-    bar.on_train_end(None, state, control)
-    assert capsys.readouterr().err == ""
 
 
 # The table of both turns

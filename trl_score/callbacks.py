@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm.auto import tqdm
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trl_score.collapse import CollapseRule, CopyRule, KLBudgetRule, SandbaggingRule, TruncationRule
+from trl_score.score.phase_times import add_seconds, count_step
+from trl_score.terminal_view import printable
 
 if TYPE_CHECKING:
     from trl_score.score.score_config import SCoReConfig
@@ -186,30 +187,41 @@ class SaveOnSigterm(TrainerCallback):
     on_evaluate = on_step_end
 
 
-class OptimizerTimer(TrainerCallback):
+class StepTimer(TrainerCallback):
     """
-    Times the optimizer's step, which runs outside the trainer's own `training_step`.
+    Times each step, and its optimizer's step, which runs outside the trainer's own `training_step`.
 
     Args:
         window ([`MetricWindow`]):
-            Where `score/seconds_optimizer` is added.
+            Where `score/seconds_step` and `score/seconds_optimizer` are added.
     """
 
     def __init__(self, window: "MetricWindow") -> None:
         self.window = window
-        self.start = 0.0
+        self.step_start = self.optimizer_start = 0.0
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Starts the step's clock."""
+        self.step_start = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stops it, and counts the step for the means of its phases."""
+        self.window.add("score/seconds_step", time.perf_counter() - self.step_start)
+        count_step(self.window, updates=True)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Starts the clock."""
-        self.start = time.perf_counter()
+        """Starts the optimizer's clock."""
+        self.optimizer_start = time.perf_counter()
 
     def on_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Stops the clock."""
-        self.window.add("score/seconds_optimizer", time.perf_counter() - self.start)
+        """Stops it."""
+        add_seconds("score/seconds_optimizer", time.perf_counter() - self.optimizer_start, self.window)
 
 
 class CollapseDetector(TrainerCallback):
@@ -358,55 +370,8 @@ def _cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.2f}"
     if isinstance(value, list) and value and isinstance(value[-1], dict):
-        return str(value[-1].get("content") or "")
-    return str(value)
-
-
-class TurnProgress(TrainerCallback):
-    """
-    A progress bar with the stage and the running accuracy of both turns, in place of transformers' bar and its lines of
-    numbers: `trainer.remove_callback(ProgressCallback); trainer.add_callback(TurnProgress())`.
-    """
-
-    def __init__(self) -> None:
-        self.bar: Any = None
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Opens the bar."""
-        if state.is_world_process_zero:
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", dynamic_ncols=True)
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Moves the bar."""
-        if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        """Shows both turns' accuracy in the rollouts since the last log."""
-        if self.bar is not None and logs and logs.get("score/accuracy_t1") is not None:
-            self.bar.set_description("Stage II" if logs["score/stage"] > 1 else "Stage I ")
-            # A mean is None where no turn could be scored.
-            shares = (logs["score/accuracy_t1"], logs["score/accuracy_t2"])
-            turn_1, turn_2 = ("?" if share is None else f"{share:.1%}" for share in shares)
-            delta = logs["score/delta_t1_t2"]
-            change = "" if delta is None else f" ({delta:+.1%})"
-            self.bar.set_postfix_str(f"turn 1 {turn_1}, turn 2 {turn_2}{change}")
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """Closes the bar."""
-        if self.bar is not None:
-            self.bar.close()
+        return printable(str(value[-1].get("content") or ""))
+    return printable(str(value))
 
 
 def save_turns_table(

@@ -1,7 +1,8 @@
 """Every key that the trainers log, and one sentence on each. The trainers, the docs and the tests read this table.
 
 A key is logged as it stands here in training and with the prefix `eval_` in evaluation. A first turn that came from
-the dataset is not the policy's: it is in no accuracy of turn 1 and in no delta. Seconds are the main process's.
+the dataset is not the policy's: it is in no accuracy of turn 1 and in no delta. Seconds are the main process's, means
+over optimizer steps; in evaluation over rollout batches.
 """
 
 SCORE_LOG_KEYS: dict[str, str] = {
@@ -34,13 +35,26 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/skipped_steps": "Share of steps that were skipped because their loss or gradient was NaN or infinite.",
     "score/stage": "1 or 2: the stage in which the rollouts were paid.",
     "score/beta_2": "KL coefficient of turn 1 in Stage I, as it stands (it moves only with `beta_2_target_kl`).",
-    "score/seconds_generation_t1": "Seconds spent generating turn 1, per rollout batch.",
-    "score/seconds_generation_t2": "Seconds spent generating turn 2, per rollout batch.",
-    "score/seconds_rewards": "Seconds the trainer waited for rewards, per rollout batch.",
-    "score/seconds_log_probs": "Seconds spent on the log-probabilities of policy and reference, per rollout batch.",
-    "score/seconds_update": "Seconds spent on forward and backward, per micro-batch.",
-    "score/seconds_optimizer": "Seconds spent on the optimizer's step, per step.",
+    "score/seconds_generation_t1": "Seconds spent generating turn 1.",
+    "score/seconds_generation_t2": "Seconds spent generating turn 2.",
+    "score/seconds_rewards": "Seconds the trainer waited for rewards.",
+    "score/seconds_reference": "Seconds spent on the log-probabilities of the reference.",
+    "score/seconds_log_probs": "Seconds spent on the log-probabilities of the policy that nothing is learned from.",
+    "score/seconds_update": "Seconds spent on forward and backward.",
+    "score/seconds_optimizer": "Seconds spent on the optimizer's step.",
+    "score/seconds_step": "Seconds of a whole step; those of its phases, which are above, sum up to nearly as many.",
 }
+
+STEP_PHASES: dict[str, str] = {
+    "score/seconds_generation_t1": "turn 1",
+    "score/seconds_generation_t2": "turn 2",
+    "score/seconds_rewards": "rewards",
+    "score/seconds_reference": "reference",
+    "score/seconds_log_probs": "log-probs",
+    "score/seconds_update": "update",
+    "score/seconds_optimizer": "optimizer",
+}
+"""The phases of a step, in their order, and what a person calls them."""
 
 SCORE_MEMORY_KEYS: dict[str, str] = {
     "score/memory_generation": "Most GiB held while both turns were generated, mean over rollout batches.",

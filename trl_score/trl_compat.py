@@ -175,7 +175,14 @@ class CheckpointSeams(HubSeams):
         Raises:
             `ValueError`: If the checkpoint is not whole, or none is.
         """
-        return super().train(resume_from_checkpoint=self.checkpoint_to_resume(resume_from_checkpoint), **kwargs)
+        checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
+        try:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        finally:
+            self.end_progress()
+
+    def end_progress(self) -> None:
+        """Takes the display of the progress away, however training has ended."""
 
     def checkpoint_to_resume(self, name: str | bool | None) -> str | None:
         """
@@ -263,7 +270,6 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
         super().__init__(**kwargs)
         self._rows: list[dict[str, Any]] = []
         self._batch_seconds = 0.0
-        self._log_prob_seconds = 0.0
         self.num_epochs_done = 0
         # Set here and not passed on: TRL warns that a `rollout_func` is experimental, which is for its users to know.
         self.rollout_func = self._roll_out_for_trl
@@ -295,8 +301,8 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
         """Whether the optimizer may use the gradient."""
         raise NotImplementedError
 
-    def measuring_log_probs(self) -> AbstractContextManager[None]:
-        """Wraps each forward that nothing is learned from."""
+    def measuring_log_probs(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Wraps each forward of a model, the policy or the reference, that nothing is learned from."""
         raise NotImplementedError
 
     # TRL's private hooks
@@ -304,7 +310,6 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Batch:
         start = time.perf_counter()
         self._rows = inputs
-        self._log_prob_seconds = 0.0
         self._logs["extra"].clear()
         batch = self.finish_batch(super()._generate_and_score_completions(inputs))
         self._batch_seconds += time.perf_counter() - start
@@ -313,11 +318,6 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
     def take_batch_seconds(self) -> float:
         """Gives the seconds spent on making rollout batches since the last call."""
         seconds, self._batch_seconds = self._batch_seconds, 0.0
-        return seconds
-
-    def take_log_prob_seconds(self) -> float:
-        """Gives the seconds spent on log-probabilities, of policy and reference, since the batch was begun."""
-        seconds, self._log_prob_seconds = self._log_prob_seconds, 0.0
         return seconds
 
     def _roll_out_for_trl(self, prompts: list[Prompt], trainer: GRPOTrainer) -> dict[str, Any]:
@@ -339,12 +339,9 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
         base = super()._calculate_rewards
         return self.score_rollouts(inputs, prompts, lambda completions, ids: base(inputs, prompts, completions, ids))
 
-    def _get_per_token_logps_and_entropies(self, *args: Any, **kwargs: Any) -> Any:
-        start = time.perf_counter()
-        with nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs():
-            outputs = super()._get_per_token_logps_and_entropies(*args, **kwargs)
-        self._log_prob_seconds += time.perf_counter() - start
-        return outputs
+    def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        with nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs(model):
+            return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
 
     def _compute_loss(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
         return self.turn_loss(model, inputs)

@@ -25,7 +25,12 @@ from trl_score.log_keys import SCORE_LOG_KEYS, SCORE_MEMORY_KEYS
 from trl_score.score.score_trainer import SCoReTrainer
 
 # Not in evaluation: nothing is updated there.
-TRAIN_ONLY_KEYS = {"score/seconds_update", "score/seconds_optimizer", "score/skipped_steps"}
+TRAIN_ONLY_KEYS = {
+    "score/seconds_update",
+    "score/seconds_optimizer",
+    "score/seconds_step",
+    "score/skipped_steps",
+}
 
 
 def score_keys(entry: dict[str, Any]) -> set[str]:

@@ -32,6 +32,7 @@ from trl_score.cloud.trainer_inputs import (
     peft_config_with_head,
     set_special_tokens,
 )
+from trl_score.progress import CritiqueProgress, show_progress
 from trl_score.quantization import refuse_quantized_weights
 
 if TYPE_CHECKING:
@@ -193,6 +194,12 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         if isinstance(collator, DataCollatorForCritiques):
             self.add_callback(_EpochOfCritiques(collator))
+        self._progress = CritiqueProgress()
+        show_progress(self, self._progress)
+
+    def end_progress(self) -> None:
+        """Takes the display of the progress away."""
+        self._progress.close()
 
     # Rows
 

@@ -97,6 +97,23 @@ def check_adapters(
         )
 
 
+def is_reference_active(model: Any) -> bool:
+    """
+    Tells whether a model answers as the reference now: with the frozen adapter, or with none.
+
+    Args:
+        model ([`~peft.PeftModel`]):
+            The policy, as TRL has prepared it.
+
+    Returns:
+        `bool`: whether it does.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    layer = next((module for module in model.modules() if isinstance(module, BaseTunerLayer)), None)
+    return model.active_adapter == REFERENCE or (layer is not None and layer.disable_adapters)
+
+
 def set_reference_adapter(model: Any, reference: str | None) -> None:
     """
     Sets the adapter that the reference has, where TRL's choice, a copy of what training starts from, is not wanted.

@@ -5,7 +5,8 @@ import logging
 import random
 import time
 from collections import deque
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,20 +21,22 @@ from trl_score import trl_compat
 from trl_score.callbacks import (
     SIGTERM_EXIT_CODE,
     AdaptiveBeta2,
-    OptimizerTimer,
     SaveOnSigterm,
     StageBoundary,
+    StepTimer,
     print_turns_table,
     save_turns_table,
 )
+from trl_score.progress import TurnProgress, show_progress
 from trl_score.quantization import refuse_quantized_weights
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score import preflight
-from trl_score.score.adapters import check_adapters, set_reference_adapter
+from trl_score.score.adapters import check_adapters, is_reference_active, set_reference_adapter
 from trl_score.score.advantages import group_advantages, spread_over_turns
 from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
 from trl_score.score.phase_memory import PhaseMemory
+from trl_score.score.phase_times import add_seconds, count_step, measuring_seconds, wait_for
 from trl_score.score.prompts import is_conversational_prompt, tokenize_prompts
 from trl_score.score.rollout import roll_out_two_turns
 from trl_score.score.row_settings import RowSetting
@@ -220,7 +223,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._sigterm = SaveOnSigterm(self._on_any_process)
         self.add_callback(StageBoundary(args))
         self.add_callback(self._sigterm)
-        self.add_callback(OptimizerTimer(self._windows["train"]))
+        self.add_callback(StepTimer(self._windows["train"]))
+        self._progress = TurnProgress(
+            self._windows["train"], (lambda: self.num_stage_1_steps) if args.stage == "both" else None
+        )
+        show_progress(self, self._progress)
 
     # Before training
 
@@ -273,6 +280,10 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if self._on_any_process(self._sigterm.is_received):
             raise SystemExit(SIGTERM_EXIT_CODE)
         return output
+
+    def end_progress(self) -> None:
+        """Takes the display of the progress away."""
+        self._progress.close()
 
     def _on_any_process(self, flag: bool) -> bool:
         if self.accelerator.num_processes == 1:
@@ -346,8 +357,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 offline_turns_1=self._offline_turns_1(inputs),
                 on_turn_1=score_turn_1_ahead,
             )
-        window.add("score/seconds_generation_t1", timed.seconds_t1)
-        window.add("score/seconds_generation_t2", timed.seconds_t2)
+        add_seconds("score/seconds_generation_t1", timed.seconds_t1, window)
+        add_seconds("score/seconds_generation_t2", timed.seconds_t2, window)
         before_turn_2 = [
             [*rollout.prompt_ids, *rollout.turn_1.token_ids, *rollout.correction_ids] for rollout in timed.rollouts
         ]
@@ -448,7 +459,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
                 rewards.append(score(completions, [generated.token_ids for generated in turns]))
             self._raise_reward_error()
         self._rewards_per_func = (rewards[0], rewards[1])
-        self._windows[self.mode].add("score/seconds_rewards", time.perf_counter() - start)
+        add_seconds("score/seconds_rewards", time.perf_counter() - start, self._windows[self.mode])
         return rewards[1]
 
     def _raise_reward_error(self) -> None:
@@ -486,7 +497,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         weights = self.reward_weights.to(device)
         rewards_t1, rewards_t2 = (weighted_rewards(rewards, weights) for rewards in self._rewards_per_func)
         penalties_t1, penalties_t2 = self._kl_penalties(batch, turn_of_token)
-        self._windows[self.mode].add("score/seconds_log_probs", self.take_log_prob_seconds())
         returns = turn_returns(
             rewards_t1,
             rewards_t2,
@@ -508,6 +518,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
         if self.args.log_completions:
             self._log_table(advantages_t1, advantages_t2)
+        if self.mode == "eval":
+            count_step(self._windows["eval"], updates=False)
         return batch
 
     def _weigh_sampling(self, batch: trl_compat.Batch, turn_of_token: torch.Tensor) -> None:
@@ -629,9 +641,18 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         per_process = batch["num_items_in_batch"].clamp(min=1) / self.accelerator.num_processes
         return per_process / (self.args.steps_per_generation if self.mode == "train" else 1)
 
-    def measuring_log_probs(self) -> AbstractContextManager[None]:
-        """Measures the memory of a forward that nothing is learned from."""
-        return self._memory.measuring("log_probs", self._windows[self.mode])
+    @contextmanager
+    def measuring_log_probs(self, model: nn.Module) -> Iterator[None]:
+        """Measures time and memory of a forward that nothing is learned from."""
+        window = self._windows[self.mode]
+        key = "score/seconds_reference" if self._is_reference(model) else "score/seconds_log_probs"
+        with self._memory.measuring("log_probs", window), measuring_seconds(key, window, self.accelerator.device):
+            yield
+
+    def _is_reference(self, model: nn.Module) -> bool:
+        if self.ref_model is not None:
+            return model is self.ref_model
+        return is_peft_model(self._peft_model()) and is_reference_active(self._peft_model())
 
     def may_step(self, grad_norm: float) -> bool:
         """
@@ -672,9 +693,11 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         start = time.perf_counter()
         self.take_batch_seconds()  # an evaluation since the last step left its own
         loss = super().training_step(*args, **kwargs)
+        if self.accelerator.sync_gradients:  # the gradient's norm is about to be waited for anyway
+            wait_for(self.accelerator.device)
         seconds = time.perf_counter() - start - self.take_batch_seconds()
         self._memory.end("update", self._windows["train"])
-        self._windows["train"].add("score/seconds_update", seconds)
+        add_seconds("score/seconds_update", seconds, self._windows["train"])
         return loss
 
     # Logs
