@@ -1,6 +1,8 @@
 # make demo          train the embedded adder to correct itself (SEED=n: another seed)
 # make cloud         train the embedded critic, and the reward models that it is compared with (SEED=n)
 # make lab           the laboratory: SCoRe, its ablations and its baselines, five seeds each; goes on where it was ended
+# make bench         both sides of everything that docs/performance.md compares, in turns: under half an hour of two cores
+# make bench-gpu     the same on a GPU, with sizes that fill it (PYTHON=... names an environment with such a PyTorch)
 # make test          run the tests
 # make test-vllm     SCoReTrainer with the real vLLM on the CPU, in an environment of its own (3.8 GB, six minutes)
 # make test-kill     kill training at twenty random moments, go on, and compare (SEED=n, MOMENTS=n); some 20 minutes
@@ -50,7 +52,8 @@ PYTEST = $(PYTHON) -m pytest
 # A doctest is run without tests/conftest.py, which says the same to the tests: no network, no progress bars.
 OFFLINE := HF_HUB_OFFLINE=1 HF_HUB_DISABLE_PROGRESS_BARS=1 TOKENIZERS_PARALLELISM=false
 
-.PHONY: help demo cloud lab test test-vllm test-kill check format-check lint types doctest format coverage package clean
+.PHONY: help demo cloud lab bench bench-gpu test test-vllm test-kill check format-check lint types doctest format \
+    coverage package clean
 
 help:
 	sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -80,6 +83,20 @@ cloud: $(ENVIRONMENT)
 
 lab: $(ENVIRONMENT)
 	$(PYTHON) examples/lab/run_lab.py $(ARGS)
+
+# The packages that only the benchmarks compare with. Without an index to get them from, their rows are left out.
+BENCH_INSTALLED := $(VENV)/.bench-installed
+$(BENCH_INSTALLED): $(INSTALLED)
+	$(VENV)/bin/python -m pip install -qq --disable-pip-version-check -c constraints-cpu.txt --editable '.[bench]' \
+	    && touch $@ || echo "Could not install the extra \`bench\`: see above. What needs it is left out."
+
+bench bench-gpu: $(if $(ENVIRONMENT),$(BENCH_INSTALLED))
+bench: export DS_ACCELERATOR := cpu
+bench:
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PYTHON) benchmarks/bench.py --device cpu $(ARGS)
+
+bench-gpu:
+	HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false $(PYTHON) benchmarks/bench.py --device cuda $(ARGS)
 
 # Whole files go to the workers, so that what a file builds for its tests is built once.
 test: $(ENVIRONMENT)

@@ -1,22 +1,24 @@
 """
 How fast CLoudScorer is, against generating with Transformers, decoding, encoding again and reading the whole text.
 
-    OMP_NUM_THREADS=1 python benchmarks/cloud_scorer.py
+    python benchmarks/cloud_scorer.py [--device cuda] [--quick]
 
 A Llama of random weights with the embedded adder's tokenizer (a character is a token, so that both ways read the same
-ids) scores the same conversations both ways, in the same process, with one thread: with one greedy critique, and with
-eight sampled ones. The closing token's logit is wide, so that critiques are of uneven lengths, as a real model's are.
-Each way runs `--repeats` times, in turns, and the best counts, in seconds of CPU time, so that other programs do not
-count. Rewards are compared before times are.
+ids) scores the same conversations both ways: with one greedy critique each, of uneven lengths as a real model's are;
+with one critique each, all as long as allowed; and with eight sampled critiques each, against eight separate calls.
+Rewards are compared before times are. On the CPU one thread, and seconds of CPU time, so that other programs do not
+count.
 """
 
 import argparse
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from measure import Measure, interleave, parse_options, report
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging
 
@@ -24,37 +26,55 @@ from trl_score.cloud.modeling import CLoudRewardModel
 from trl_score.cloud.scorer import CLoudScorer, CritiqueReward, score_text_path
 from trl_score.data.adder import adder_base_path
 
-
-def parse_arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--conversations", type=int, default=16)
-    parser.add_argument("--prompt_tokens", type=int, default=384, help="longest question")
-    parser.add_argument("--max_new_tokens", type=int, default=96)
-    parser.add_argument("--batch_size", type=int, default=8, help="conversations together, both ways")
-    parser.add_argument("--hidden_size", type=int, default=128)
-    parser.add_argument("--layers", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=2)
-    return parser.parse_args()
+ONE_TARGET = 1.2
+EIGHT_TARGET = 3.0
+NUM_CRITIQUES = 8
+TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
 
 
-def make_model(hidden_size: int, layers: int) -> tuple[CLoudRewardModel, Any]:
-    """A reward model whose critiques end after some dozens of tokens, and its tokenizer."""
+@dataclass(frozen=True)
+class Size:
+    """A model, and `conversations` of up to `prompt` tokens and critiques of up to `new`, `batch` of them together."""
+
+    hidden: int
+    layers: int
+    conversations: int
+    prompt: int
+    new: int
+    batch: int
+
+
+SIZES = {
+    "quick": Size(hidden=64, layers=1, conversations=3, prompt=32, new=8, batch=2),
+    "cpu": Size(hidden=256, layers=4, conversations=16, prompt=384, new=96, batch=8),
+    "cuda": Size(hidden=2048, layers=24, conversations=64, prompt=2048, new=512, batch=16),
+}
+
+
+def make_model(size: Size, device: str, *, ends: bool = True) -> tuple[CLoudRewardModel, Any]:
+    """
+    A reward model and its tokenizer.
+
+    With `ends` its critiques end after some dozens of tokens, because the closing token's logit varies widely; without,
+    none ends before its budget, because that logit is always 0.
+    """
     tokenizer = AutoTokenizer.from_pretrained(adder_base_path())
     torch.manual_seed(1)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=hidden_size,
-        intermediate_size=4 * hidden_size,
-        num_hidden_layers=layers,
-        num_attention_heads=hidden_size // 64,
+        hidden_size=size.hidden,
+        intermediate_size=4 * size.hidden,
+        num_hidden_layers=size.layers,
+        num_attention_heads=size.hidden // 64,
+        max_position_embeddings=2 * (size.prompt + size.new) + 256,
         initializer_range=0.1,
     )
     base = LlamaForCausalLM(config)
     with torch.no_grad():
         logits = base.get_output_embeddings().weight
         logits[tokenizer.unk_token_id] = 0
-        logits[tokenizer.eos_token_id] *= 1.5
-    return CLoudRewardModel.from_causal_lm(base, critique_prompt="check:").eval(), tokenizer
+        logits[tokenizer.eos_token_id] *= 1.2 if ends else 0.0
+    return CLoudRewardModel.from_causal_lm(base, critique_prompt="check:").to(device).eval(), tokenizer
 
 
 def make_conversations(number: int, longest: int) -> list[list[dict[str, str]]]:
@@ -73,61 +93,86 @@ def make_conversations(number: int, longest: int) -> list[list[dict[str, str]]]:
     ]
 
 
-def num_tokens(result: CritiqueReward) -> int:
-    """Tokens of a result's critiques, with their closing tokens. A character is one, the unknown one has a name."""
-    return sum(len(critique.replace("<unk>", "?")) + 1 for critique in result.critiques)
-
-
-def best_times(ways: dict[str, Callable[[], list[CritiqueReward]]], repeats: int) -> dict[str, tuple[float, int]]:
-    """CPU seconds of each way's best run, and the tokens (characters) that it wrote in it."""
-    best: dict[str, tuple[float, int]] = {}
-    for _ in range(repeats):
-        for name, run in ways.items():
-            start = time.process_time()
-            results = run()
-            seconds = time.process_time() - start
-            written = sum(map(num_tokens, results))
-            best[name] = min(best.get(name, (float("inf"), 0)), (seconds, written))
-    return best
-
-
-def compare(arguments: argparse.Namespace, num_critiques: int) -> None:
-    """Prints one row per way, and the ratio of their times per token written."""
-    model, tokenizer = make_model(arguments.hidden_size, arguments.layers)
-    conversations = make_conversations(arguments.conversations, arguments.prompt_tokens)
-    options = {"num_critiques": num_critiques, "temperature": 0.0 if num_critiques == 1 else 1.0}
-    options["max_new_tokens"] = arguments.max_new_tokens
-    # The scorer counts critiques, the text path conversations.
-    ours = CLoudScorer(model, tokenizer, batch_size=arguments.batch_size * num_critiques, **options)
-    theirs = CLoudScorer(model, tokenizer, batch_size=arguments.batch_size, **options)
-    results = ours(conversations)
-    reread = ours.reread(conversations, [result.critiques for result in results])
+def check_rewards(
+    scorer: CLoudScorer, conversations: Sequence[list[dict[str, str]]], results: Sequence[CritiqueReward], device: str
+) -> None:
+    """Raises if a reward is not the one that is read from its critique's text."""
+    reread = scorer.reread(conversations, [result.critiques for result in results])
+    rewards = [result.rewards for result in results]
     largest = max(
-        abs(a - b) for r, mine in zip(results, reread, strict=True) for a, b in zip(r.rewards, mine, strict=True)
+        abs(a - b) for ours, theirs in zip(rewards, reread, strict=True) for a, b in zip(ours, theirs, strict=True)
     )
-    assert largest < 1e-4, f"the two ways give different rewards: {largest}"
-    ways = {
-        "generate, then read again": lambda: score_text_path(theirs, conversations),
-        "CLoudScorer": lambda: ours(conversations),
-    }
-    times = best_times(ways, arguments.repeats)
-    lengths = sorted(len(critique.replace("<unk>", "?")) for result in results for critique in result.critiques)
-    print(
-        f"\nN = {num_critiques}: {len(conversations)} conversations, critiques of {lengths[0]} to {lengths[-1]} tokens "
-        f"(median {lengths[len(lengths) // 2]}), largest difference of a reward {largest:.1e}"
+    if largest > TOLERANCE[device]:
+        raise RuntimeError(f"Expected both ways to give the same rewards, got {largest} between two of them.")
+
+
+def lengths(results: Sequence[CritiqueReward]) -> str:
+    """How long critiques are. A character is a token; the unknown one has a name."""
+    found = sorted(len(critique.replace("<unk>", "?")) for result in results for critique in result.critiques)
+    return f"{found[0]} to {found[-1]} tokens, median {found[len(found) // 2]}"
+
+
+def compare_one(size: Size, name: str, options: argparse.Namespace, target: float | None, *, ends: bool) -> Measure:
+    """One greedy critique each."""
+    model, tokenizer = make_model(size, options.device, ends=ends)
+    conversations = make_conversations(size.conversations, size.prompt)
+    scorer = CLoudScorer(model, tokenizer, batch_size=size.batch, max_new_tokens=size.new)
+    results = scorer(conversations)
+    check_rewards(scorer, conversations, results, options.device)
+    print(f"{name}: critiques of {lengths(results)}", flush=True)
+    pairs = interleave(
+        lambda: scorer(conversations),
+        lambda: score_text_path(scorer, conversations),
+        options.repeats,
+        device=options.device,
+        clock=clock_of(options.device),
     )
-    for name, (seconds, written) in times.items():
-        print(f"  {name:26} {seconds:7.2f} s  {len(conversations) / seconds:7.2f} conversations/s  {written} tokens")
-    (slow, slow_written), (fast, fast_written) = times.values()
-    print(f"  ratio {slow / fast:.2f}; per token written {(slow / slow_written) / (fast / fast_written):.2f}")
+    return pairs.measure(name, "s", options, target)
+
+
+def compare_eight(size: Size, options: argparse.Namespace) -> Measure:
+    """Eight sampled critiques each: at once, and in eight calls, with as many conversations together."""
+    name = f"CLoud scoring: N = {NUM_CRITIQUES} critiques against as many calls"
+    model, tokenizer = make_model(size, options.device)
+    conversations = make_conversations(size.conversations, size.prompt)
+    common = {"max_new_tokens": size.new, "temperature": 1.0}
+    # The scorer counts critiques, the text path conversations.
+    ours = CLoudScorer(model, tokenizer, batch_size=size.batch * NUM_CRITIQUES, num_critiques=NUM_CRITIQUES, **common)
+    single = CLoudScorer(model, tokenizer, batch_size=size.batch, **common)
+    results = ours(conversations)
+    check_rewards(ours, conversations, results, options.device)
+    print(f"{name}: critiques of {lengths(results)}", flush=True)
+
+    def separate_calls() -> None:
+        for _ in range(NUM_CRITIQUES):
+            score_text_path(single, conversations)
+
+    pairs = interleave(
+        lambda: ours(conversations),
+        separate_calls,
+        options.repeats,
+        warmups=0,
+        device=options.device,
+        clock=clock_of(options.device),
+    )
+    return pairs.measure(name, "s", options, EIGHT_TARGET)
+
+
+def clock_of(device: str) -> Any:
+    return time.perf_counter if device == "cuda" else time.process_time
 
 
 def main() -> None:
-    arguments = parse_arguments()
+    options = parse_options(__doc__, output="runs/bench/summary.json", repeats=3)
     torch.set_num_threads(1)
     logging.set_verbosity_error()
-    for num_critiques in (1, 8):
-        compare(arguments, num_critiques)
+    size = SIZES["quick" if options.quick else options.device]
+    measures = [
+        compare_one(size, "CLoud scoring: N = 1", options, ONE_TARGET, ends=True),
+        compare_one(size, "CLoud scoring: N = 1, all critiques as long as allowed", options, None, ends=False),
+        compare_eight(size, options),
+    ]
+    report(measures, options)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ class Measure:
         target (`float`, *optional*):
             The least ratio that is wanted.
         met (`bool`, *optional*):
-            Whether it is reached.
+            Whether it is reached; `None` where there is no target, and with `--quick`.
         command (`str`):
             What prints this row again.
         device (`str`, *optional*, defaults to `"cpu"`):
@@ -111,12 +111,11 @@ class Pairs:
             options (`argparse.Namespace`):
                 What `parse_options` gave.
             target (`float`, *optional*):
-                The least ratio that is wanted. With `--quick` none is: sizes are too small to say anything.
+                The least ratio that is wanted. With `--quick` it is not judged: sizes are too small to say anything.
 
         Returns:
             `Measure`: the row.
         """
-        target = None if options.quick else target
         return Measure(
             name=name,
             ours=statistics.median(self.ours),
@@ -125,7 +124,7 @@ class Pairs:
             ratio=self.ratio,
             spread=self.spread,
             target=target,
-            met=None if target is None else self.ratio >= target,
+            met=None if target is None or options.quick else self.ratio >= target,
             command=options.command,
             device=options.device,
         )
@@ -281,7 +280,9 @@ def parse_options(
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=DEVICES, default="cpu", help="sizes are those that fill it")
     parser.add_argument("--repeats", type=int, help=f"pairs of runs ({repeats})")
-    parser.add_argument("--quick", action="store_true", help="tiny sizes and one repeat: seconds, and no targets")
+    parser.add_argument(
+        "--quick", action="store_true", help="tiny sizes and one repeat: seconds, and no target is judged"
+    )
     parser.add_argument("--output", type=Path, default=Path(output), help=f"JSON file of rows ({output})")
     options = parser.parse_args(arguments)
     options.repeats = options.repeats or (1 if options.quick else repeats)
