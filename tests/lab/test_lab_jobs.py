@@ -17,9 +17,12 @@ LAB = Path(__file__).parents[2] / "examples" / "lab"
 WAIT_S = 30.0
 
 # Runs one job that notes its process id and then sleeps, as a child of its own in turn.
+# A shell has what it starts in the background ignore SIGINT, and that is inherited.
 RUNNER = """
+import signal
 import sys
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)
 sys.path.insert(0, {lab!r})
 from lab_jobs import Job, run_jobs, sole_user
 folder = Path(sys.argv[1])

@@ -36,6 +36,21 @@ def test_reads_the_last_checkpoint_where_training_was_ended(tmp_path):
     assert read_log_history(tmp_path) == [{"step": 120}]
 
 
+def test_a_checkpoint_that_was_cut_off_is_passed_over(tmp_path):
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        state = json.dumps({"log_history": [{"step": step, "loss": 0.5}]})
+        (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state if step == 5 else state[:20])
+    assert read_log_history(tmp_path) == [{"step": 5, "loss": 0.5}]
+
+
+def test_where_all_are_cut_off_the_last_one_is_named(tmp_path):
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "trainer_state.json").write_text('{"log_his')
+    with pytest.raises(ValueError, match=r"checkpoint-5.*cut off"):
+        read_log_history(tmp_path)
+
+
 def test_a_file_that_was_cut_off_is_named(tmp_path):
     (tmp_path / "trainer_state.json").write_text('{"log_history": [{"st')
     with pytest.raises(ValueError, match=r"Expected JSON in '.*trainer_state\.json', got .* cut off: .*line 1"):

@@ -42,7 +42,7 @@ class Sampling:
         top_p (`float`, *optional*, defaults to `1.0`):
             Nucleus; 1 for all of the vocabulary.
         seed (`int`, *optional*):
-            Seed of draw 0, counted up by one a draw. An endpoint is sent none by default.
+            Seed of draw 0; each further draw has one that is made of it. An endpoint is sent none by default.
 
     Raises:
         `ValueError`: If one of them is out of range.
@@ -59,6 +59,31 @@ class Sampling:
                 "Expected `max_tokens` of at least 1, `temperature` of at least 0 and `top_p` above 0 and at most 1, "
                 f"got {self.max_tokens}, {self.temperature} and {self.top_p}."
             )
+
+    def seed_of_draw(self, draw: int) -> int | None:
+        """
+        Gives the seed of one draw. Runs with neighbouring seeds share none.
+
+        Args:
+            draw (`int`):
+                Which draw of the same request, from 0.
+
+        Returns:
+            `int`, *optional*: 31 bits made of the seed and the draw, the seed itself for draw 0, `None` without a seed.
+
+        Example:
+
+        ```python
+        >>> from trl_score.cloud.chat import Sampling
+        >>> sampling = Sampling(max_tokens=5, temperature=0.7, seed=40)
+        >>> sampling.seed_of_draw(0), sampling.seed_of_draw(2)
+        (40, 2015992661)
+
+        ```
+        """
+        if self.seed is None or draw == 0:
+            return self.seed
+        return int.from_bytes(hashlib.sha256(f"{self.seed} {draw}".encode()).digest()[:4], "big") >> 1
 
 
 @dataclass(frozen=True)

@@ -197,7 +197,7 @@ class ChatEndpoint:
             "temperature": sampling.temperature,
             # Left out where they change nothing: some servers refuse fields that they do not know.
             "top_p": None if sampling.top_p == 1.0 else sampling.top_p,
-            "seed": None if sampling.seed is None else sampling.seed + request.draw,
+            "seed": sampling.seed_of_draw(request.draw),
             **self.extra_body,
         }
         return {name: value for name, value in fields.items() if value is not None}

@@ -83,6 +83,7 @@ def read_log_history(path: str | Path) -> list[dict[str, Any]]:
 def find_trainer_state(path: str | Path) -> Path | None:
     """
     Find the log of a run: in its folder, or in its last checkpoint, if training was ended before it saved its state.
+    A file that was cut off, as by a kill during a save, is passed over where an earlier one is whole.
 
     Args:
         path (`str` or `Path`):
@@ -95,8 +96,16 @@ def find_trainer_state(path: str | Path) -> Path | None:
     if place.is_file():
         return place
     checkpoints = sorted(place.glob("checkpoint-*/trainer_state.json"), key=lambda file: checkpoint_step(file) or 0)
-    files = [place / "trainer_state.json", *reversed(checkpoints)]
-    return next((file for file in files if file.is_file()), None)
+    files = [file for file in (place / "trainer_state.json", *reversed(checkpoints)) if file.is_file()]
+    return next((file for file in files if _is_json(file)), files[0] if files else None)
+
+
+def _is_json(file: Path) -> bool:
+    try:
+        read_json(file)
+    except ValueError:
+        return False
+    return True
 
 
 def checkpoint_step(path: Path) -> int | None:
