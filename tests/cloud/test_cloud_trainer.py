@@ -518,6 +518,9 @@ def test_saved_model_gives_the_same_rewards(make_trainer, tmp_path):
         {"target_modules": ["q_proj", "v_proj"]},
         {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"], "task_type": "SEQ_CLS"},
         {"target_modules": "all-linear", "modules_to_save": ["reward_head"], "task_type": "CAUSAL_LM"},
+        # As a script for TRL's RewardTrainer has them.
+        {"modules_to_save": ["score"], "task_type": "SEQ_CLS"},
+        {"target_modules": "all-linear"},
     ],
 )
 @pytest.mark.parametrize("gradient_checkpointing", [False, True])
@@ -527,6 +530,7 @@ def test_adapter_saves_its_head(make_trainer, tmp_path, settings, gradient_check
         peft_config=peft_config, critique_prompt="Critique: ", gradient_checkpointing=gradient_checkpointing
     )
     assert peft_config.modules_to_save == settings.get("modules_to_save")  # the caller's is left alone
+    assert "score" not in trainer.model.peft_config["default"].modules_to_save
     head = trainer.accelerator.unwrap_model(trainer.model).get_base_model().reward_head
     before = {name: p.detach().clone() for name, p in head.named_parameters() if p.requires_grad}
     assert {name.split(".")[-2] for name in before} == {"dense", "out_proj"}

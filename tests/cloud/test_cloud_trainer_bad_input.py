@@ -7,6 +7,7 @@ import torch
 from cloud_runs import preference_dataset, short_config
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from trl_score import trl_compat
 from trl_score.cloud.cloud_trainer import CLoudRewardTrainer
@@ -22,7 +23,7 @@ def refuse(local_model, tmp_path, monkeypatch):
 
     def check(error, match, *, data=None, model=None, kind="qwen2", **options):
         monkeypatch.setattr(trl_compat, "create_model_from_path", load_no_model)
-        names = ("eval_dataset", "peft_config", "processing_class")
+        names = ("eval_dataset", "peft_config", "processing_class", "data_collator")
         arguments = {name: options.pop(name) for name in names if name in options}
         data = preference_dataset(4) if data is None else data
         args = short_config(tmp_path / "run", **options)
@@ -121,8 +122,23 @@ def test_template_that_cannot_hold_a_critique(refuse, local_model):
     refuse(ValueError, "This chat template cannot hold a critique", processing_class=tokenizer)
 
 
-def test_all_linear_layers_take_in_the_head(refuse):
-    refuse(ValueError, r"`modules_to_save=\['reward_head'\]`", peft_config=LoraConfig(target_modules="all-linear"))
+@pytest.mark.parametrize("stage", ["sft", "joint", "classic"])
+def test_the_collator_of_trls_trainer(refuse, stage):
+    collator = DataCollatorForPreference(pad_token_id=0)
+    refuse(
+        ValueError, "`data_collator` must make .* got DataCollatorForPreference", stage=stage, data_collator=collator
+    )
+
+
+@pytest.mark.parametrize("stage", ["sft", "joint"])
+def test_a_collator_without_labels(local_model, tmp_path, stage):
+    trainer = CLoudRewardTrainer(
+        str(local_model("qwen2")), short_config(tmp_path, stage=stage), train_dataset=preference_dataset(4)
+    )
+    collate = trainer.data_collator
+    trainer.data_collator = lambda rows: {name: value for name, value in collate(rows).items() if name != "labels"}
+    with pytest.raises(ValueError, match=f"Stage '{stage}' learns from critiques, got a batch without `labels`"):
+        trainer.train()
 
 
 def test_an_adapters_folder(refuse, tmp_path):

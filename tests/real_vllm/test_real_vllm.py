@@ -15,11 +15,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from local_models import save_local_model
 
 WORKER = Path(__file__).parent / "vllm_worker.py"
 BLOCK = 128  # tokens of a block of vLLM's cache, on a CPU
@@ -36,18 +38,53 @@ ENVIRONMENT = {
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "VLLM_CPU_CI_ENV": "1",
 }
-TIMEOUT = 1800  # seconds; a run takes one to two minutes on a quiet machine
+SECONDS_TO_START = 600  # of a server: one minute on a quiet machine
+SECONDS_TO_RUN = 900  # of a run: one minute on a quiet machine. A worker that stalls has said by then where
+SECONDS_TO_END = 30
 
 pytestmark = pytest.mark.vllm
 
 
+class Server(NamedTuple):
+    """A vLLM server: its address, and the file that it writes its log to."""
+
+    url: str
+    log: Path
+
+
+@contextmanager
+def started(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
+    """Runs a command, and at last ends it with all its children, which would outlive a launcher that is killed."""
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command,
+            env=ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(SECONDS_TO_END)
+
+
+def end_of(log: Path) -> str:
+    return f"\n-- end of {log.name}:\n{log.read_text()[-8000:]}"
+
+
 @pytest.fixture(scope="module")
-def model(local_model: Callable[[str], Path]) -> Path:
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     A model whose own settings do not name the end of a turn of its template (`<|im_end|>`, id 2), as of a base model:
-    vLLM must be told of it.
+    vLLM must be told of it. With this seed about every third turn of these prompts ends so.
     """
-    folder = local_model("qwen2")
+    folder = save_local_model("qwen2", tmp_path_factory.mktemp("qwen2"), seed=2)
     for name, edits in {
         "config.json": {"eos_token_id": 0},
         "generation_config.json": {"eos_token_id": 0},
@@ -59,59 +96,51 @@ def model(local_model: Callable[[str], Path]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a vLLM server, started as TRL starts one."""
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A vLLM server, started as TRL starts one."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
+    log = tmp_path_factory.mktemp("server") / "server.txt"
     command = [str(Path(sys.executable).parent / "trl"), "vllm-serve", "--model", str(model), "--port", str(port)]
     options = {"dtype": "float32", "enforce_eager": "true", "max_model_len": "512", "host": "127.0.0.1"}
     for name, value in options.items():
         command += [f"--{name}", value]
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, env=ENVIRONMENT, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
+    with started(command, log) as process:
         wait_for(f"http://127.0.0.1:{port}", process, log)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(60)
+        yield Server(f"http://127.0.0.1:{port}", log)
 
 
 def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
     """Waits until a server answers."""
-    end = time.monotonic() + TIMEOUT
+    end = time.monotonic() + SECONDS_TO_START
     while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()[-4000:]
+        assert process.poll() is None, f"the server ended with {process.poll()}{end_of(log)}"
         try:
             with urllib.request.urlopen(f"{url}/health", timeout=5):
                 return
         except (urllib.error.URLError, TimeoutError):
             time.sleep(2)
-    raise AssertionError(f"no server at {url}: {log.read_text()[-4000:]}")
+    raise AssertionError(f"no server at {url} after {SECONDS_TO_START} s{end_of(log)}")
 
 
-def run(name: str, model: Path, folder: Path, server: str | None = None) -> list[dict[str, Any]]:
+def run(name: str, model: Path, folder: Path, server: Server | None = None) -> list[dict[str, Any]]:
     """Runs the worker, on two processes where its name says so, and gives what each of them wrote."""
     world_size = 2 if name.endswith("two") else 1
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"] if world_size == 2 else []
-    done = subprocess.run(
-        [sys.executable, *launcher, str(WORKER), name, str(model), str(folder), *([server] if server else [])],
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    command = [sys.executable, *launcher, str(WORKER), name, str(model), str(folder), *([server.url] if server else [])]
+    log = folder / "worker.txt"
+    with started(command, log) as process, suppress(subprocess.TimeoutExpired):
+        process.wait(SECONDS_TO_RUN)
+    logs = end_of(log) + (end_of(server.log) if server else "")
+    assert process.returncode == 0, f"{name} ended with {process.returncode}{logs}"
     return [json.loads((folder / f"run_{rank}.json").read_text()) for rank in range(world_size)]
 
 
 def check(written: list[dict[str, Any]]) -> None:
     """What holds of every run."""
     check_logs(written[0]["logs"])
+    check_turns([entry for own in written for entry in own["turns"]])
     for own in written:
         turns_1, turns_2 = own["calls"][::2], own["calls"][1::2]
         assert len(turns_1) == len(turns_2) == len(own["rollouts"])
@@ -121,7 +150,8 @@ def check(written: list[dict[str, Any]]) -> None:
             check_rollouts(call, rollouts, own["stop_ids"])
     rollouts = [rollout for own in written for batch in own["rollouts"] for rollout in batch]
     # Turns end with the template's token, which vLLM would not have stopped at by itself, and others at their budget.
-    assert any(rollout["turn_2"][-1] == 2 for rollout in rollouts)
+    own_turns_1 = [rollout["turn_1"] for rollout in rollouts if not rollout["offline"]]
+    assert any(ids[-1] == 2 for ids in [*own_turns_1, *(rollout["turn_2"] for rollout in rollouts)])
     assert any(any(rollout["truncated"]) for rollout in rollouts)
 
 
@@ -134,10 +164,24 @@ def check_logs(logs: list[dict[str, Any]]) -> None:
         assert 0 < entry[f"{GAP}/mean"] <= entry[f"{GAP}/max"] < 1e-4
         assert entry[f"{RATIO}/min"] == pytest.approx(1, abs=1e-3) == entry[f"{RATIO}/max"]
     # So far from the first weights that with those in vLLM the gap would be over ten times the bound.
-    assert abs(steps[-1]["score/kl_per_token_t2"]) > 1e-3
+    assert max(abs(entry["score/kl_per_token_t2"]) for entry in batches[1:]) > 1e-3
     (evaluation,) = (entry for entry in logs if "eval_loss" in entry)
     # At another temperature than 1 greedy turns have no log-probabilities to compare.
     assert evaluation.get(f"eval_{GAP}/max", 0.0) < 1e-4
+
+
+def check_turns(turns: list[dict[str, Any]]) -> None:
+    """Each turn by itself: sampled with the trainer's weights, weighed by next to 1. `pytest -rP` shows the figures."""
+    for turn in (1, 2):
+        gaps, weights = (
+            [value for entry in turns if entry["turn"] == turn for value in entry[name]] for name in ("gaps", "weights")
+        )
+        sys.stdout.write(
+            f"turn {turn}: {len(gaps)} tokens, gap {sum(gaps) / len(gaps):.1e} mean, {max(gaps):.1e} at most, "
+            f"weights {min(weights):.7f} to {max(weights):.7f}\n"
+        )
+        assert 0 < max(gaps) < 1e-4
+        assert min(weights) == pytest.approx(1, abs=1e-3) == max(weights)
 
 
 def check_rollouts(call_2: dict[str, Any], rollouts: list[dict[str, Any]], stop_ids: list[int]) -> None:
@@ -210,4 +254,5 @@ def test_server_of_two_processes(model, server, tmp_path):
     check_server_cache(written[0], both)
     numbers = [[len(call["prompts"]) for call in own["calls"]] for own in written]
     assert numbers[0] == numbers[1]
-    assert any(itertools.chain.from_iterable([r["offline"] for r in batch] for batch in both))
+    online = [[sum(not rollout["offline"] for rollout in batch) for batch in own["rollouts"]] for own in written]
+    assert any(one != two for one, two in zip(*online, strict=True))

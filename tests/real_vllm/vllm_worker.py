@@ -5,6 +5,7 @@ vLLM. Each process writes what was asked of vLLM, what was made of it and what w
     python vllm_worker.py RUN MODEL FOLDER [SERVER_URL]
 """
 
+import faulthandler
 import functools
 import json
 import os
@@ -28,6 +29,7 @@ from score_runs import odd_length, short_config  # noqa: E402
 from trl_score.score.score_trainer import SCoReTrainer  # noqa: E402
 
 BUDGETS = (16, 12)
+SECONDS_TO_STALL = 600
 # Longer than one block of vLLM's cache on a CPU (128 tokens), so that turn 2 can find turn 1's prompt there.
 LONG_QUESTION = "Ann has seven boxes with {row} pencils each, and gives four pencils away. How many are left? " * 5
 
@@ -40,7 +42,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "colocate_lora": {"num_iterations": 2, "max_steps": 4, "learning_rate": 1e-2},
     # The training temperature is not 1: vLLM's log-probabilities must be those at it.
     "server": {"vllm_mode": "server", "temperature": 0.7, "offline_turn_1_column": "draft"},
-    "server_two": {"vllm_mode": "server", "num_generations": 8, "offline_turn_1_column": "draft"},
+    # Each process has a prompt of its own, and now one of them has its first turn from the dataset, now the other.
+    "server_two": {"vllm_mode": "server", "offline_turn_1_column": "draft"},
 }
 
 
@@ -81,7 +84,7 @@ def bring_weights_by_file(folder: Path) -> None:
 
 def cache_hits(server_url: str) -> float:
     """Tokens that a server has found in its prefix cache since it started."""
-    with urllib.request.urlopen(f"{server_url}/metrics") as reply:
+    with urllib.request.urlopen(f"{server_url}/metrics", timeout=60) as reply:
         counts = re.findall(r"^vllm:prefix_cache_hits_total\{.*\} (\S+)$", reply.read().decode(), re.MULTILINE)
     return sum(map(float, counts))
 
@@ -151,8 +154,27 @@ def rollouts_of(trainer: SCoReTrainer, kept: list[list[dict[str, Any]]]) -> None
     trainer.roll_out = watched
 
 
+def gaps_of(trainer: SCoReTrainer, kept: list[dict[str, Any]]) -> None:
+    """Writes down of each turn of each training batch how far vLLM's log-probabilities are off, and the weights."""
+    finish_batch = trainer.finish_batch
+
+    def watched(batch: Any) -> Any:
+        batch = finish_batch(batch)
+        gaps = (batch["old_per_token_logps"] - batch["sampling_per_token_logps"]).abs()
+        if trainer.mode == "train":
+            for turn in (1, 2):
+                of_turn = batch["turn_of_token"] == turn
+                found = {"gaps": gaps[of_turn], "weights": batch["importance_sampling_ratio"][of_turn]}
+                kept.append({"turn": turn, **{name: values.tolist() for name, values in found.items()}})
+        return batch
+
+    trainer.finish_batch = watched
+
+
 def main(name: str, model: str, folder: Path, server_url: str | None) -> None:
     """Trains and evaluates."""
+    # TRL waits for a server without end, and a process that waits for another says nothing: each tells where it stands.
+    faulthandler.dump_traceback_later(SECONDS_TO_STALL, exit=True)
     torch.manual_seed(0)
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     options = {"max_steps": 3, **RUNS[name]}
@@ -181,12 +203,15 @@ def main(name: str, model: str, folder: Path, server_url: str | None) -> None:
     rollouts: list[list[dict[str, Any]]] = []
     watch(trainer, calls, server_url)
     rollouts_of(trainer, rollouts)
+    turns: list[dict[str, Any]] = []
+    gaps_of(trainer, turns)
     trainer.train()
     trainer.evaluate()
     written = {
         "logs": trainer.state.log_history,
         "calls": calls,
         "rollouts": rollouts,
+        "turns": turns,
         "stop_ids": trainer.eos_token_ids,
     }
     (folder / f"run_{rank}.json").write_text(json.dumps(written))

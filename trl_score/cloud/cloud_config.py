@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from transformers import SchedulerType
 from trl import RewardConfig
 
 from trl_score.cloud.prompts import CRITIQUE_PROMPT
@@ -126,7 +127,7 @@ class CLoudRewardConfig(RewardConfig):
         default=0.05,
         metadata={"help": "Warm-up steps, or below 1 their share of all steps. Paper: 5%%; official code: 10%%."},
     )
-    lr_scheduler_type: str = field(
+    lr_scheduler_type: SchedulerType | str = field(
         default="cosine_with_min_lr", metadata={"help": "The learning rate's schedule. Official code: cosine."}
     )
     lr_scheduler_kwargs: dict[str, Any] | str | None = field(

@@ -25,6 +25,7 @@ from trl_score.cloud.pair_metrics import mean_per_response, pair_rows, summarize
 from trl_score.cloud.prompts import CritiqueTemplate
 from trl_score.cloud.trainer_inputs import (
     build_model,
+    check_collator,
     check_context,
     check_critique_prompt,
     load_model_config,
@@ -152,13 +153,14 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
         refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the preference pairs.")
+        check_collator(data_collator)
         self.args = args  # rows are made before TRL's trainer is
         config = load_model_config(model, args)
         tokenizer = load_tokenizer(model, args) if processing_class is None else processing_class
         set_special_tokens(tokenizer, args)
         check_critique_prompt(config, args)
         check_context(config, args)
-        peft_config = peft_config_with_head(peft_config)
+        peft_config = peft_config_with_head(peft_config, config)
         self.template = CritiqueTemplate(tokenizer, args.critique_prompt)
         self._rows_of_training = self._make_rows(train_dataset, "train_dataset")
         eval_sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset}
@@ -296,6 +298,11 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
 
     def _critique_loss(self, outputs: CLoudOutput) -> torch.Tensor | None:
         if outputs.critique_nll is None:
+            if not self.args.is_classic:
+                raise ValueError(
+                    f"Stage {self.args.stage!r} learns from critiques, got a batch without `labels`. Have the "
+                    "`data_collator` make them as `DataCollatorForCritiques` does, or set `stage='classic'`."
+                )
             return None
         num_supervised = cast(torch.Tensor, outputs.num_supervised)
         return critique_loss(outputs.critique_nll, num_supervised, cast(Any, self.args.critique_normalization))

@@ -4,6 +4,7 @@ from copy import deepcopy
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from accelerate.utils import is_peft_model
+from peft.utils import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -13,6 +14,7 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import find_adapter_config_file
+from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from trl_score import trl_compat
 from trl_score.cloud.cloud_config import CLoudRewardConfig
@@ -20,11 +22,12 @@ from trl_score.cloud.modeling import CLoudConfig, CLoudRewardModel
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
-    from transformers import BitsAndBytesConfig
+    from transformers import BitsAndBytesConfig, DataCollator
 
     AnyModel: TypeAlias = str | PreTrainedModel | PeftModel
 
 HEAD = "reward_head"
+_HEAD_IN_TRL = "score"  # what TRL's guide says to save, of a model for sequence classification
 
 
 def load_tokenizer(model: "AnyModel", args: CLoudRewardConfig) -> PreTrainedTokenizerBase:
@@ -100,6 +103,24 @@ def load_model_config(model: "AnyModel", args: CLoudRewardConfig) -> Any:
             "`model.set_adapter('default')`, and pass the model and its tokenizer."
         )
     return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+
+
+def check_collator(data_collator: "DataCollator | None") -> None:
+    """
+    Refuses the collator of TRL's RewardTrainer: its batches lack critiques and the token that a reward is read at.
+
+    Args:
+        data_collator (`DataCollator`, *optional*):
+            As given to the trainer.
+
+    Raises:
+        `ValueError`: If it is that one.
+    """
+    if isinstance(data_collator, DataCollatorForPreference):
+        raise ValueError(
+            f"`data_collator` must make batches with critiques and closing tokens, got {type(data_collator).__name__}, "
+            "which leaves both out. Leave `data_collator` out, or subclass `DataCollatorForCritiques`."
+        )
 
 
 def check_critique_prompt(config: Any, args: CLoudRewardConfig) -> None:
@@ -230,34 +251,32 @@ def _freeze_lm_head(model: CLoudRewardModel) -> None:
             parameter.requires_grad_(False)
 
 
-def peft_config_with_head(peft_config: "PeftConfig | None") -> "PeftConfig | None":
+def peft_config_with_head(peft_config: "PeftConfig | None", config: Any) -> "PeftConfig | None":
     """
-    Sees to it that an adapter trains and saves the reward head, which its base does not have.
+    Makes of an adapter for a language model one for a reward model: its head, which the base does not have, is trained
+    and saved whole, and the layers that PEFT takes by itself are those of the language model.
 
     Args:
         peft_config ([`~peft.PeftConfig`], *optional*):
             As given to the trainer.
+        config ([`~transformers.PretrainedConfig`]):
+            The model's configuration.
 
     Returns:
         [`~peft.PeftConfig`], *optional*: a copy with the head in `modules_to_save`.
-
-    Raises:
-        `ValueError`: If it targets all linear layers without naming the head: the head's layers would get adapters on
-            random weights that are saved nowhere.
     """
     if peft_config is None:
         return None
-    settings = vars(peft_config)
-    saved = list(settings.get("modules_to_save") or [])
-    if settings.get("target_modules") == "all-linear" and HEAD not in saved:
-        raise ValueError(
-            f"`target_modules='all-linear'` takes in the new reward head, whose weights would be saved nowhere. Add "
-            f"`modules_to_save=[{HEAD!r}]` to the `peft_config`: then the head itself is trained and saved."
-        )
     peft_config = deepcopy(peft_config)
-    vars(peft_config)["modules_to_save"] = [*saved, *([] if HEAD in saved else [HEAD])]
-    # PEFT's classes for tasks look for that task's layers, by names that are not ours.
+    settings = vars(peft_config)
+    saved = [name for name in settings.get("modules_to_save") or [] if name not in (HEAD, _HEAD_IN_TRL)]
+    settings["modules_to_save"] = [*saved, HEAD]
+    # PEFT's classes for tasks look for that task's layers, by names that are not ours, and its table of layers to adapt
+    # for a model's kind, which is the base's.
     peft_config.task_type = None
+    if peft_config.peft_type == "LORA" and not settings["target_modules"] and not settings.get("target_parameters"):
+        kind = config.get_text_config().model_type
+        settings["target_modules"] = TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.get(kind)
     return peft_config
 
 
