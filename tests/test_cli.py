@@ -143,10 +143,13 @@ def test_the_exit_code_is_the_commands(monkeypatch):
     assert (cli.main(["try", "--x", "a"]), cli.main(["try", "--x", "b"])) == (0, 3)
 
 
+# A shell has what it starts in the background ignore SIGINT, and that is inherited.
 SLEEPER = """
+import signal
 import time
 from types import SimpleNamespace
 from trl_score import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def run(arguments):
     print("ready", flush=True)
     time.sleep(60)
