@@ -102,6 +102,11 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
         r"`train_dataset` must have a column 'draft', got the columns \['prompt', 'solution'\]",
     ),
     "empty dataset": ({"train_dataset": addition_dataset().select([])}, ValueError, "`train_dataset` is empty"),
+    "evaluation prompts of another kind": (
+        {"eval_dataset": {"plain": addition_dataset("plain")}},
+        ValueError,
+        "got chat messages in `train_dataset` and plain text in 'plain'",
+    ),
     "empty evaluation": ({"eval_dataset": addition_dataset().select([])}, ValueError, "`eval_dataset` is empty"),
     "dataset smaller than a batch": (
         {"train_dataset": addition_dataset(num_rows=1)},

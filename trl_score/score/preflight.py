@@ -77,7 +77,15 @@ def check_run(
     rows_of = {
         name: first_rows(dataset, name) for name, dataset in {"train_dataset": train_dataset, **eval_sets}.items()
     }
-    is_chat = is_chat_dataset([rows_of["train_dataset"][0]["prompt"]])
+    is_chat_of = {name: is_chat_dataset([rows[0]["prompt"]]) for name, rows in rows_of.items()}
+    is_chat = is_chat_of["train_dataset"]
+    for name, other in is_chat_of.items():
+        if other != is_chat:
+            kinds = {True: "chat messages", False: "plain text"}
+            raise ValueError(
+                f"Expected prompts of one kind, got {kinds[is_chat]} in `train_dataset` and {kinds[other]} in "
+                f"{name!r}. What stands between the turns differs; bring the `prompt` columns into one form."
+            )
     row_settings = RowSettings(
         args.turn_budgets, args.correction_prompt, lambda prompt: read_correction(prompt, is_chat, args, tokenizer)
     )
