@@ -3,6 +3,7 @@ Runs that are killed and gone on with. One process imports everything once, then
 own seconds only.
 
     python resume_worker.py          reads jobs from stdin, one JSON object a line, and answers each with one line
+    torchrun ... resume_worker.py JOB          is one process of a job
 
 A job: `folder` (the run's), `model` (a folder), `options` (of SCoReConfig), `lora`, `world_size`, `resume` (from the
 last whole checkpoint, if there is one), and `kill`: `null`, or `{"at": NAME, "step": S}` for the moment at which
@@ -11,7 +12,10 @@ process 0 (or `"rank"`) comes to a place of that name (see `RunToKill`) at step 
 only). With `"signal": "SIGTERM"` it gets that in place of SIGKILL.
 
 `trouble`: what goes wrong on process 1 (of several) from step 1 on: `"nan"` (its loss), `"stuck"` (its reward
-function, at row 1 of turn 2), or `"error"` (that function's own).
+function, at row 1 of turn 2), `"stuck ahead"` (of turn 1, in the background), `"stuck in C"` (in compiled code that
+keeps Python's lock), `"error"` (that function's own), `"model"` (a reward model, which runs beside it),
+`"forward"` (the policy's), `"collator"`, or `"killed"` (a SIGKILL). The last three write `failed-RANK.txt` first, with
+the time.
 
 A run writes into its folder `trace-RANK.jsonl` (one line per rollout batch and per micro-batch, flushed at once), and
 at its end `end.pt`: weights and logs.
@@ -19,6 +23,7 @@ at its end `end.pt`: weights and logs.
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -38,7 +43,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 import torch  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 from score_runs import addition_dataset, odd_length, short_config, text_of  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, TrainerCallback  # noqa: E402
 
 from trl_score.records import Completion, Prompt, Rollout  # noqa: E402
 from trl_score.score.score_trainer import SCoReTrainer  # noqa: E402
@@ -70,19 +75,51 @@ LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], lora_dropout=0.1, ta
 TROUBLE = {"now": ""}
 
 
+def stay_stuck() -> None:
+    if TROUBLE["now"] == "stuck in C":
+        re.fullmatch("(a+)+b", "a" * 64)
+    time.sleep(600)
+
+
 def reward(
     completions: list[Completion], turn: int, log_extra: Any, log_metric: Any, **columns: Any
 ) -> list[float | None]:
     """A reward that cannot score every fourth length, and logs."""
     if turn == 2 and TROUBLE["now"] == "error":
         raise OSError("the judge is away")
+    stuck_in = {"stuck": 2, "stuck ahead": 1, "stuck in C": 2}.get(TROUBLE["now"])
     for row, _completion in enumerate(completions):
-        if turn == 2 and row == 1 and TROUBLE["now"] == "stuck":
-            time.sleep(600)
+        if turn == stuck_in and row == 1:
+            stay_stuck()
     texts = [text_of(completion) for completion in completions]
     log_extra("characters", [len(text) for text in texts])
     log_metric("characters", sum(map(len, texts)) / len(texts))
     return [None if len(text) % 4 == 0 else value for text, value in zip(texts, odd_length(completions), strict=True)]
+
+
+def fail(folder: Path, what: str) -> None:
+    """Fails, if that is the trouble, in a way that other processes cannot be told of."""
+    if TROUBLE["now"] != what:
+        return
+    (folder / f"failed-{os.environ['RANK']}.txt").write_text(str(time.time()))
+    if what == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    raise RuntimeError(f"the {what} went wrong")
+
+
+def reward_model(path: str) -> torch.nn.Module:
+    """A reward model that fails in turn 2 where it is told to."""
+    model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1)
+    model.config.pad_token_id = AutoTokenizer.from_pretrained(path).pad_token_id
+    calls: Counter[str] = Counter()
+
+    def before(*arguments: Any) -> None:
+        calls[TROUBLE["now"]] += 1
+        if calls["model"] == 2:
+            raise RuntimeError("no memory for the reward model")
+
+    model.register_forward_pre_hook(before)
+    return model
 
 
 class RunToKill(SCoReTrainer):
@@ -119,6 +156,7 @@ class RunToKill(SCoReTrainer):
         self.come_to("generation")
 
     def log_probs(self, model: Any, batch: Any, **kwargs: Any) -> Any:
+        fail(Path(self.args.output_dir), "forward")
         outputs = super().log_probs(model, batch, **kwargs)
         if TROUBLE["now"] == "nan" and outputs.per_token_logps.requires_grad:
             return outputs._replace(per_token_logps=outputs.per_token_logps * float("nan"))
@@ -133,6 +171,7 @@ class RunToKill(SCoReTrainer):
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if self.state.global_step >= 1 and self.accelerator.process_index == 1:
             TROUBLE["now"] = self.trouble
+            fail(Path(self.args.output_dir), "killed")
         self.come_to("micro_batch")
         loss = super().training_step(*args, **kwargs)
         self.come_to("after_micro_batch")
@@ -183,6 +222,7 @@ class CountEvents:
 
 def run(job: dict[str, Any]) -> None:
     folder, rank = Path(job["folder"]), int(os.environ.get("RANK", "0"))
+    (folder / f"process-{rank}.txt").write_text(str(os.getpid()))
     torch.set_num_threads(1)
     world_size = job.get("world_size", 1)
     options = {**OPTIONS, **job.get("options", {})}
@@ -191,7 +231,7 @@ def run(job: dict[str, Any]) -> None:
     dataset = addition_dataset(num_rows=8)
     trainer = RunToKill(
         model=job["model"],
-        reward_funcs=reward,
+        reward_funcs=[reward, reward_model(job["model"])] if job.get("trouble") == "model" else reward,
         args=short_config(folder, **options),
         train_dataset=dataset,
         eval_dataset=dataset.select(range(3)),
@@ -199,6 +239,13 @@ def run(job: dict[str, Any]) -> None:
     )
     trainer.kill, trainer.seen = job.get("kill") or {}, Counter()
     trainer.trouble = job.get("trouble", "")
+    collate = trainer.data_collator
+
+    def collate_or_fail(rows: list[Any]) -> Any:
+        fail(folder, "collator")
+        return collate(rows)
+
+    trainer.data_collator = collate_or_fail
     trainer.trace = (folder / f"trace-{rank}.jsonl").open("a")
     trainer.add_callback(Places(trainer))
     events = CountEvents(trainer.kill.get("event", 0))
@@ -258,7 +305,9 @@ def do(job: dict[str, Any]) -> list[int]:
     return [codes[process] for process in processes]
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and len(sys.argv) > 1:
+    run(json.loads(sys.argv[1]))
+elif __name__ == "__main__":
     for line in sys.stdin:
         sys.stdout.write(json.dumps(do(json.loads(line))) + "\n")
         sys.stdout.flush()

@@ -4,12 +4,16 @@ where something goes wrong on one.
 """
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kill_harness import KILLED, KINDS, Runs, differences, output_of, reference_is_of_something
+from kill_harness import KILLED, KINDS, WORKER, Runs, differences, output_of, reference_is_of_something
 
 from trl_score.callbacks import SIGTERM_EXIT_CODE
 
@@ -127,6 +131,19 @@ def test_stuck_reward_function_on_one_process_ends_both(runs, tmp_path):
     assert f"TimeoutError: {sentence}" in (tmp_path / "output-1.txt").read_text()
 
 
+def test_stuck_reward_function_in_the_background_of_one_process_ends_both(runs, tmp_path):
+    errors = end_in_trouble(runs, tmp_path, "stuck ahead", reward_timeout=6.0)
+    sentence = "TimeoutError: Reward function 'reward' has not scored turn 1 within 6 seconds, and is at row 1 ("
+    assert f"{ON_PROCESS_1} {sentence}" in errors[0]
+    assert sentence in (tmp_path / "output-1.txt").read_text()
+
+
+def test_reward_function_stuck_in_compiled_code_on_one_process_ends_both(runs, tmp_path):
+    end_in_trouble(runs, tmp_path, "stuck in C", reward_timeout=6.0)
+    written = (tmp_path / "output-1.txt").read_text()
+    assert "Timeout (0:00:09)!" in written and "in stay_stuck" in written
+
+
 def test_error_of_a_reward_function_on_one_process_ends_both(runs, tmp_path):
     errors = end_in_trouble(runs, tmp_path, "error")
     assert (
@@ -134,3 +151,40 @@ def test_error_of_a_reward_function_on_one_process_ends_both(runs, tmp_path):
         in errors[0]
     )
     assert "Raised by reward function 'reward' while it scored turn 2." in errors[1]
+
+
+def test_error_of_a_reward_model_on_one_process_ends_both(runs, tmp_path):
+    errors = end_in_trouble(runs, tmp_path, "model")
+    assert f"{ON_PROCESS_1} RuntimeError: no memory for the reward model" in errors[0]
+    assert errors[1] == "Raised by a reward model while it scored turn 2."
+
+
+# What the processes cannot agree on: the launcher ends the others
+
+
+@pytest.mark.parametrize(
+    ("trouble", "said"),
+    [
+        ("forward", "RuntimeError: the forward went wrong"),
+        ("collator", "RuntimeError: the collator went wrong"),
+        ("killed", "Signal 9 (SIGKILL)"),
+    ],
+)
+def test_process_that_dies_takes_the_others_with_it_within_a_minute(trouble, said, runs, tmp_path):
+    job = {"folder": str(tmp_path), "model": str(runs.model), "world_size": 2, "trouble": trouble, "options": SHORT}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launcher, str(WORKER), json.dumps(job)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    seconds = time.time() - float((tmp_path / "failed-1.txt").read_text())
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert seconds < 60
+    for rank in (0, 1):
+        process = int((tmp_path / f"process-{rank}.txt").read_text())
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)

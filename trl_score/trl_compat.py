@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
-from accelerate.utils import broadcast_object_list, send_to_device
+from accelerate.utils import broadcast_object_list, gather, send_to_device
 from torch import nn
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer, RewardTrainer
@@ -338,6 +338,19 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
     ) -> torch.Tensor:
         base = super()._calculate_rewards
         return self.score_rollouts(inputs, prompts, lambda completions, ids: base(inputs, prompts, completions, ids))
+
+    def join_scoring(self, num_completions: int) -> torch.Tensor:
+        """
+        Takes part in the gathering with which a scoring of TRL's ends, in the place of one that failed on this process.
+
+        Args:
+            num_completions (`int`):
+                How many completions were to be scored here.
+
+        Returns:
+            `torch.Tensor` of shape `(N, functions)`: rewards of all processes, 0 for this one's.
+        """
+        return gather(torch.zeros(num_completions, len(self.reward_funcs), device=self.accelerator.device))
 
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
         with nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs(model):

@@ -456,14 +456,33 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             self._turn_context.keeps_errors = self.accelerator.num_processes > 1
             turns = [rollout.turn_1 if turn == 1 else rollout.turn_2 for rollout in self._rollouts]
             with self._turn_context.watch.one_turn():
-                rewards.append(score(completions, [generated.token_ids for generated in turns]))
+                rewards.append(self._score_turn(score, completions, [generated.token_ids for generated in turns]))
             self._raise_reward_error()
         self._rewards_per_func = (rewards[0], rewards[1])
         add_seconds("score/seconds_rewards", time.perf_counter() - start, self._windows[self.mode])
         return rewards[1]
 
+    def _score_turn(
+        self, score: trl_compat.ScoreCompletions, completions: list[Completion], ids: list[list[int]]
+    ) -> torch.Tensor:
+        """Reward functions keep their errors themselves; what is left is a reward model that failed."""
+        try:
+            return score(completions, ids)
+        except Exception as error:
+            # A model whose weights lie on all processes fails in the midst of their exchange: none could join it.
+            if not self._turn_context.keeps_errors or self._shards_weights:
+                raise
+            error.add_note(f"Raised by a reward model while it scored turn {self._turn_context.turn}.")
+            self._turn_context.error = self._turn_context.error or error
+            return self.join_scoring(len(completions))
+
+    @property
+    def _shards_weights(self) -> bool:
+        plugin = self.args.deepspeed_plugin
+        return plugin is not None and plugin.zero_stage == 3
+
     def _raise_reward_error(self) -> None:
-        """Of several processes, all raise where a reward function failed on one: none is left waiting for it."""
+        """Of several processes, all raise where a reward failed on one: none is left waiting for it."""
         if not self._turn_context.keeps_errors:
             return
         error = self._turn_context.take_error()
