@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl_score import CLoudRewardModel, CLoudRewardTrainer, SCoReTrainer, load_reward_model
 from trl_score.cli import main
 from trl_score.publishing import merge
-from trl_score.publishing.merge import merge_adapter
+from trl_score.publishing.merge import _new_folder, merge_adapter
 
 IDS = torch.tensor([[60, 70, 80, 90, 100, 110]])
 LORA = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj", "down_proj"])
@@ -168,3 +168,12 @@ def test_prompt_tuning_is_refused(local_model, tmp_path):
 def test_a_wrong_dtype_is_refused(score_run, tmp_path):
     with pytest.raises(ValueError, match=r"`dtype` to be one of auto, float32, .* got 'int8'"):
         merge_adapter(score_run, tmp_path / "merged", dtype="int8")
+
+
+def test_the_whole_folder_takes_its_name_at_once(tmp_path):
+    with _new_folder(tmp_path / "merged") as unfinished:
+        (unfinished / "model.safetensors").write_bytes(b"1")
+        made = unfinished.stat().st_ino
+        assert not (tmp_path / "merged").exists()
+    # Renamed, not copied: at no moment is there a part of it.
+    assert (tmp_path / "merged").stat().st_ino == made

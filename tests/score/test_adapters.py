@@ -56,6 +56,19 @@ def reference_logits(trainer):
         return model(IDS).logits
 
 
+@pytest.mark.parametrize("reference", [None, "second"])
+def test_nothing_of_the_reference_adapter_is_trained(reference, adapters, local_model, tmp_path):
+    model = load(adapters["first"], is_trainable=True)
+    trainer = trainer_of(local_model, tmp_path, model, ref_model_name_or_path=reference and str(adapters[reference]))
+    policy = trainer.accelerator.unwrap_model(trainer.model)
+    of_reference = {name: p for name, p in policy.named_parameters() if ".ref." in name}
+    assert of_reference
+    assert [name for name, parameter in of_reference.items() if parameter.requires_grad] == []
+    trainer.create_optimizer()
+    held = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    assert [name for name, parameter in of_reference.items() if id(parameter) in held] == []
+
+
 @pytest.mark.parametrize("reference", [None, "base", "second"])
 def test_reference_of_a_trained_adapter_stands_still(reference, adapters, local_model, tmp_path):
     named = str(adapters["second"]) if reference == "second" else reference
