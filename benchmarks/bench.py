@@ -30,6 +30,8 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "cloud_joint_step.py",
     "cloud_scorer.py",
+    "math_grader.py",
+    "code_grader.py",
 )
 """In the order of docs/performance.md."""
 OUTPUT = Path("runs/bench/summary.json")

@@ -8,15 +8,15 @@ from types import ModuleType
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sandbox_throughput.py"
+SCRIPT = Path(__file__).parents[2] / "benchmarks" / "sandbox_leaks.py"
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sandbox_throughput", SCRIPT)
+    spec = importlib.util.spec_from_file_location("sandbox_leaks", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "sandbox_throughput", module)  # its dataclass looks itself up there
+    monkeypatch.setitem(sys.modules, "sandbox_leaks", module)  # its dataclass looks itself up there
     spec.loader.exec_module(module)
     return module
 
@@ -25,7 +25,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 @pytest.mark.slow
 def test_nothing_grows_and_nothing_is_left() -> None:
     # In a process of its own: what other tests have left running in this one would be counted.
-    command = [sys.executable, str(SCRIPT), "--leaks", "--executions", "1000", "--workers", "1"]
+    command = [sys.executable, str(SCRIPT), "--executions", "1000", "--workers", "1"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
