@@ -9,18 +9,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather, send_to_device
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers.trainer_utils import rotate_checkpoints
 from trl import GRPOTrainer, RewardTrainer
 from trl.chat_template_utils import parse_response
 from trl.import_utils import is_vllm_available as is_vllm_available
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
-from trl.models.utils import disable_gradient_checkpointing
+from trl.models.utils import add_hooks, disable_gradient_checkpointing, remove_hooks
 from trl.trainer.utils import (
     add_fused_lm_head,
     disable_dropout_in_model,
@@ -80,7 +82,7 @@ PRIVATE_NAMES: dict[str, str] = {
 
 PRIVATE_ATTRIBUTES: dict[str, str] = {
     "_tokenizer": "the tokenizer, also where the processing class is a processor",
-    "_dist": "has summon_full_params(model, recurse=...)",
+    "_dist": "has summon_full_params(model, recurse=...), and is_zero3",
     "_metrics": "mode -> key -> one value per rollout batch since the last log, a defaultdict of lists",
     "_last_loaded_step": "the step whose weights vLLM has; exists where `use_vllm` is set",
     "_logs": "what the completions table is made of; ['extra'] holds the columns of log_extra",
@@ -243,7 +245,19 @@ class CheckpointSeams(HubSeams):
         self.args.save_total_limit = None
 
 
-class GRPOSeams(CheckpointSeams, GRPOTrainer):
+class EngineSeams(CheckpointSeams):
+    """What accelerate's engines do otherwise than both trainers need it."""
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """Makes the accelerator as [`~transformers.Trainer`], and has FSDP2 keep the dtype of what a model returns."""
+        super().create_accelerator_and_postprocess()
+        plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
+        if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
+            # In bf16 it would round log-probabilities and rewards, which were computed in fp32.
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+
+
+class GRPOSeams(EngineSeams, GRPOTrainer):
     """
     GRPOTrainer with the places that SCoRe changes as overridable methods: `roll_out`, `score_rollouts`, `finish_batch`
     and `turn_loss`. All else is inherited unchanged.
@@ -562,6 +576,10 @@ class GRPOSeams(CheckpointSeams, GRPOTrainer):
             model = stack.enter_context(gathering)
             stack.enter_context(self._dist.summon_full_params(self.model_wrapped, recurse=False))
             yield self._transformers_engine(cast("PreTrainedModel", model), do_sample)
+        if self._dist.is_zero3 and not self.args.ds3_gather_for_generation:
+            # ZeRO-3 has seen in which order `generate` needs weights, and would expect that order in training.
+            remove_hooks(self.model_wrapped)
+            add_hooks(self.model_wrapped)
 
     def _transformers_engine(self, model: "PreTrainedModel", do_sample: bool) -> GenerateTurn:
         if self.use_transformers_continuous_batching:
@@ -674,7 +692,7 @@ REWARD_PRIVATE_ATTRIBUTES: dict[str, str] = {
 """Attributes of a RewardTrainer that `RewardSeams` reads or sets."""
 
 
-class RewardSeams(CheckpointSeams, RewardTrainer):
+class RewardSeams(EngineSeams, RewardTrainer):
     """
     RewardTrainer with what CLoud changes of its private surface under names of our own: `prepare_dataset` and
     `needed_columns`. All else is inherited unchanged.
