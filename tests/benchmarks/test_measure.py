@@ -57,6 +57,11 @@ def test_interleaved_calls_alternate() -> None:
     assert pairs.other == [1.0] * 3
 
 
+def test_a_function_may_say_its_own_seconds() -> None:
+    pairs = interleave(lambda: 2.0, lambda: 5.0, repeats=2)
+    assert (pairs.ours, pairs.other) == ([2.0, 2.0], [5.0, 5.0])
+
+
 def hold_and_take(held: int, taken: int) -> Callable[[], None]:
     """Leaves `held` MiB behind, after having had 64 more, and gives a function that takes `taken` MiB for a while."""
     bytearray(64 * MIB)
