@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import json
 import re
 import runpy
 import shutil
@@ -16,6 +17,7 @@ from unittest.mock import patch
 import cloud_runs
 import pytest
 import score_runs
+import trl.scripts
 from cloud_runs import preference_dataset
 from datasets import Dataset
 from score_runs import addition_dataset, odd_length
@@ -84,8 +86,8 @@ DIFFS = blocks("diff")
 
 
 @pytest.fixture(scope="module")
-def run_script(local_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Any]:
-    """Runs a script in a folder with its data and a model under the name that it asks for, and gives its trainer."""
+def folder(local_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where scripts run: with a model under the name that they ask for, and each dataset as a file and as a folder."""
     folder = tmp_path_factory.mktemp("scripts")
     (folder / "Qwen").mkdir()
     (folder / "Qwen" / "Qwen2.5-0.5B-Instruct").symlink_to(local_model("qwen2"))
@@ -96,18 +98,29 @@ def run_script(local_model: Callable[[str], Path], tmp_path_factory: pytest.Temp
         "pairs": pairs.remove_columns(["chosen_critique", "rejected_critique"]),
     }.items():
         dataset.to_json(folder / f"{name}.jsonl")
+        (folder / name).mkdir()
+        dataset.to_json(folder / name / "train.jsonl")
+        dataset.select(range(4)).to_json(folder / name / "test.jsonl")
+    return folder
 
+
+def run_file(folder: Path, name: str, text: str, *flags: str) -> dict[str, Any]:
+    """Runs a script as a user does, but in this process; gives its names."""
+    (folder / name).write_text(text)
     # A script of TRL's without `use_cpu` is for a machine that has bf16.
     has_bf16 = patch("transformers.training_args.is_torch_bf16_gpu_available", return_value=True)
+    with chdir(folder), patch.object(sys, "argv", [name, *flags]), has_bf16:
+        return runpy.run_path(name, run_name="__main__")
+
+
+@pytest.fixture(scope="module")
+def run_script(folder: Path) -> Callable[..., Any]:
+    """Runs a script of the page, with its YAML file where it has one, and gives its trainer."""
 
     def run(name: str, text: str, settings: str | None = None) -> Any:
-        flags = []
-        if settings is not None:
-            (folder / "settings.yaml").write_text(settings)
-            flags = ["--config", "settings.yaml"]
-        (folder / name).write_text(text)
-        with chdir(folder), patch.object(sys, "argv", [name, *flags]), has_bf16:
-            return runpy.run_path(name, run_name="__main__")["trainer"]
+        (folder / "settings.yaml").write_text(settings or "")
+        flags = [] if settings is None else ["--config", "settings.yaml"]
+        return run_file(folder, name, text, *flags)["trainer"]
 
     return run
 
@@ -197,7 +210,7 @@ def test_the_reward_script(run_script):
         assert [name for name in names_in(of_trl) if name not in first] == []
         keys = [name for name in names_in(ours) if not name.startswith("eval_")]
         assert [key for key in keys if key not in of_cloud] == []
-        if not of_trl.startswith("what"):
+        if "lacks" not in of_trl:
             assert [key for key in keys if key not in of_classic] == []
         else:
             assert [key for key in keys if key in of_classic] == []
@@ -221,6 +234,49 @@ def test_the_reward_script_with_trls_parser(run_script):
         for of in ("first", "last"):
             assert len(logs_of(trainer, f"eval_{of}_spread")) == 1
             assert len(logs_of(trainer, f"eval_{of}_cloud/accuracy")) == 1
+
+
+def with_our_names(script: str) -> str:
+    """Changes the two names of a script, and where they are imported from."""
+    script = re.sub(r"\w+", lambda word: NAMES.get(word[0], word[0]), script)
+
+    def imports(found: re.Match[str]) -> str:
+        names = found[2].split(", ")
+        ours = [name for name in names if name in NAMES.values()]
+        rest = [name for name in names if name not in ours]
+        modules = (("trl", rest), ("trl_score", ours))
+        return "\n".join(f"{found[1]}from {module} import {', '.join(some)}" for module, some in modules if some)
+
+    return re.sub(r"^( *)from trl import ([^(\n]+)$", imports, script, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        (
+            "grpo",
+            "--dataset_name problems --reward_funcs accuracy_reward think_format_reward --num_generations 2 "
+            "--max_completion_length 16",
+        ),
+        ("reward", "--dataset_name pairs --max_length 256 --stage classic --lora_task_type SEQ_CLS"),
+        (
+            "reward",
+            "--dataset_name critiques --max_length 256 --lora_modules_to_save score --lora_target_modules all-linear",
+        ),
+    ],
+    ids=["grpo", "classic", "cloud"],
+)
+def test_trls_own_scripts(folder, tmp_path, name, flags):
+    flags += (
+        f" --model_name_or_path Qwen/Qwen2.5-0.5B-Instruct --output_dir {tmp_path} --dtype float32 --use_peft "
+        "--max_steps 2 --per_device_train_batch_size 4 --per_device_eval_batch_size 4 --eval_strategy steps "
+        "--eval_steps 2 --logging_steps 1 --use_cpu"
+    )
+    script = (Path(trl.scripts.__file__).parent / f"{name}.py").read_text()
+    run_file(folder, f"{name}.py", with_our_names(script), *flags.split())
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (tmp_path / "adapter_model.safetensors").is_file()
+    assert saved["modules_to_save"] == (None if name == "grpo" else ["reward_head"])
 
 
 # TRL's surface
@@ -266,6 +322,12 @@ def test_what_a_configuration_makes_of_its_fields_differs_where_the_page_says(th
     assert differing - {"mixed_precision"} <= set(names_in(section(theirs.__name__)))  # the latter follows from bf16
 
 
+def test_private_methods_that_the_page_names_are_overridden():
+    names = re.findall(r"`(_\w+)`", PAGE.split("SCoRe overrides some itself")[1].split("):")[0])
+    assert len(names) == 4
+    assert [name for name in names if getattr(SCoReTrainer, name).__module__.partition(".")[0] != "trl_score"] == []
+
+
 def given_fields(cell: str) -> dict[str, Any]:
     """The arguments that a cell such as `a=1, b="x"` gives."""
     call = ast.parse(f"f({cell.strip('`')})", mode="eval").body
@@ -273,16 +335,16 @@ def given_fields(cell: str) -> dict[str, Any]:
     return {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords}
 
 
-def test_every_field_of_grpo_has_one_place_on_the_page():
-    said = section("GRPOConfig")
-    refused = {name for cell, _ in table("SCoReConfig", "what it says") for name in given_fields(cell)}
-    in_text = names_in(said)
-    missing = [name for name in GRPOConfig.__annotations__ if name not in {*in_text, *refused}]
-    assert missing == [], "docs/migrate.md does not say what these fields of GRPOConfig are for SCoReTrainer"
-    rest = names_in(said.split("mean what TRL says of them:")[1])
-    assert [name for name in rest if name not in GRPOConfig.__annotations__] == []
-    elsewhere = names_in(said.split("All other fields")[0])
-    assert [name for name in rest if name in elsewhere or rest.count(name) > 1] == []
+@pytest.mark.parametrize(("theirs", "ours"), CONFIGS)
+def test_every_field_that_trl_adds_has_one_place_on_the_page(theirs, ours):
+    said, fields = section(theirs.__name__), theirs.__annotations__
+    refused = {name for cell, _ in table(ours.__name__, "what it says") for name in given_fields(cell)}
+    missing = [name for name in fields if name not in {*names_in(said), *refused}]
+    assert missing == [], f"docs/migrate.md does not say what these fields of {theirs.__name__} are for us"
+    elsewhere, rest = said.split("All other fields")
+    rest = names_in(rest.split("what TRL says of them:")[1].split("\n\n")[0])
+    assert [name for name in rest if name not in fields] == []
+    assert [name for name in rest if name in names_in(elsewhere) or rest.count(name) > 1] == []
 
 
 @pytest.mark.parametrize(

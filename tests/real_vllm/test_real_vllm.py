@@ -52,13 +52,20 @@ class Server(NamedTuple):
     log: Path
 
 
+def free_port() -> str:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return str(listener.getsockname()[1])
+
+
 @contextmanager
 def started(command: list[str], log: Path) -> Iterator[subprocess.Popen]:
     """Runs a command, and at last ends it with all its children, which would outlive a launcher that is killed."""
     with log.open("w") as output:
         process = subprocess.Popen(
             command,
-            env=ENVIRONMENT,
+            # Without a port accelerate names 29500 for CPUs, which another program may have.
+            env={**ENVIRONMENT, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port()},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -98,11 +105,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A vLLM server, started as TRL starts one."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "server.txt"
-    command = [str(Path(sys.executable).parent / "trl"), "vllm-serve", "--model", str(model), "--port", str(port)]
+    log, port = tmp_path_factory.mktemp("server") / "server.txt", free_port()
+    command = [str(Path(sys.executable).parent / "trl"), "vllm-serve", "--model", str(model), "--port", port]
     options = {"dtype": "float32", "enforce_eager": "true", "max_model_len": "512", "host": "127.0.0.1"}
     for name, value in options.items():
         command += [f"--{name}", value]
@@ -244,6 +248,12 @@ def test_server(model, server, tmp_path):
     written = run("server", model, tmp_path, server)
     check(written)
     check_server_cache(written[0], written[0]["rollouts"])
+
+
+def test_server_with_an_adapter(model, server, tmp_path):
+    written = run("server_lora", model, tmp_path, server)
+    check(written)
+    assert [call["syncs"] for call in written[0]["calls"]] == [1, 1, 2, 2, 3, 3]
 
 
 def test_server_of_two_processes(model, server, tmp_path):

@@ -42,6 +42,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "colocate_lora": {"num_iterations": 2, "max_steps": 4, "learning_rate": 1e-2},
     # The training temperature is not 1: vLLM's log-probabilities must be those at it.
     "server": {"vllm_mode": "server", "temperature": 0.7, "offline_turn_1_column": "draft"},
+    # As above with adapters, through the file.
+    "server_lora": {"vllm_mode": "server", "num_iterations": 2, "max_steps": 4, "learning_rate": 1e-2},
     # Each process has a prompt of its own, and now one of them has its first turn from the dataset, now the other.
     "server_two": {"vllm_mode": "server", "offline_turn_1_column": "draft"},
 }
