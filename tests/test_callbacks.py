@@ -1,7 +1,11 @@
-"""Callbacks: adaptive beta_2, the boundary between the stages, collapse detectors, and the table of both turns."""
+"""Callbacks: adaptive beta_2, the boundary of the stages, SIGTERM, collapse detectors, and the table of both turns."""
 
+import contextlib
 import inspect
 import logging
+import os
+import signal
+import threading
 
 import pandas as pd
 import pytest
@@ -12,6 +16,7 @@ from trl_score.callbacks import (
     CopyDetector,
     KLBudgetDetector,
     SandbaggingDetector,
+    SaveOnSigterm,
     StageBoundary,
     TruncationDetector,
     print_turns_table,
@@ -145,6 +150,125 @@ def test_runs_of_one_stage_have_no_boundary(config, stage):
     args = config(stage=stage, save_strategy="steps", eval_strategy="steps", eval_steps=3)
     for step in range(11):
         assert boundary_control(args, step) == (False, False)
+
+
+# SIGTERM
+
+
+@pytest.fixture
+def own_handler():
+    """A handler of the user's, and the signals that it got."""
+    got = []
+
+    def handler(number, frame):
+        got.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    yield handler, got
+    signal.signal(signal.SIGTERM, before)
+
+
+def save_on_sigterm():
+    return SaveOnSigterm(on_any_process=lambda flag: flag)
+
+
+def end_of_step(callback):
+    control = callback.on_step_end(None, TrainerState(), TrainerControl())
+    assert control.should_save == control.should_training_stop
+    return control.should_training_stop
+
+
+def test_sigterm_ends_training_with_a_checkpoint_after_the_step(own_handler):
+    callback = save_on_sigterm()
+    with callback.listening():
+        assert not end_of_step(callback)
+        signal.raise_signal(signal.SIGTERM)
+        assert end_of_step(callback)
+    assert callback.is_received and own_handler[1] == []
+
+
+def test_sigterm_of_another_process_counts():
+    callback = SaveOnSigterm(on_any_process=lambda flag: True)
+    assert end_of_step(callback)
+    assert callback.is_received
+
+
+def test_second_sigterm_calls_the_handler_of_before(own_handler):
+    callback = save_on_sigterm()
+    with callback.listening():
+        for _ in range(3):
+            signal.raise_signal(signal.SIGTERM)
+    assert own_handler[1] == [signal.SIGTERM] * 2
+
+
+@pytest.mark.parametrize("sigterms", [0, 1])
+@pytest.mark.parametrize("fails", [True, False])
+def test_handler_is_in_its_place_again_after_training(fails, sigterms, own_handler):
+    handler, got = own_handler
+    with contextlib.suppress(OSError), save_on_sigterm().listening():
+        assert signal.getsignal(signal.SIGTERM) is not handler
+        for _ in range(sigterms):
+            signal.raise_signal(signal.SIGTERM)
+        if fails:
+            raise OSError
+    assert signal.getsignal(signal.SIGTERM) is handler
+    signal.raise_signal(signal.SIGTERM)
+    assert got == [signal.SIGTERM]
+
+
+def test_outside_the_main_thread_nothing_is_heard_and_nothing_fails(own_handler):
+    callback, handlers = save_on_sigterm(), []
+
+    def train():
+        with callback.listening():
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert handlers == [own_handler[0]]
+
+
+def status_of_fork(do):
+    """Runs something in a forked process, with the default handler, and returns how that ended."""
+    process = os.fork()
+    if process == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        do()
+        os._exit(7)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+
+def test_second_sigterm_ends_the_process():
+    def twice():
+        with save_on_sigterm().listening():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+
+    assert status_of_fork(twice) == -signal.SIGTERM
+
+
+def test_one_sigterm_does_not():
+    def once():
+        with save_on_sigterm().listening():
+            signal.raise_signal(signal.SIGTERM)
+
+    assert status_of_fork(once) == 7
+
+
+def test_forked_worker_dies_of_its_sigterm_and_ends_no_training():
+    def with_worker():
+        callback = save_on_sigterm()
+        with callback.listening():
+            worker = os.fork()
+            if worker == 0:
+                signal.raise_signal(signal.SIGTERM)
+                os._exit(8)
+            _, status = os.waitpid(worker, 0)
+            is_right = os.waitstatus_to_exitcode(status) == -signal.SIGTERM and not callback.is_received
+            os._exit(0 if is_right else 9)
+
+    assert status_of_fork(with_worker) == 0
 
 
 # Collapse detectors

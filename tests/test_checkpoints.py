@@ -123,6 +123,34 @@ def test_only_what_is_half_written_is_removed(save, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-1", "checkpoint-best", "completions"}
 
 
+def test_checkpoint_that_could_not_be_saved_is_removed_and_the_last_whole_one_named(save, tmp_path):
+    said = checkpoints.give_up(save(1, is_marked=False))
+    assert "checkpoint-1 could not be saved, when " in said
+    assert said.endswith("None was saved before; start anew when the reason is gone.")
+    for step in (9, 10):
+        save(step)
+    said = checkpoints.give_up(save(11, is_marked=False))
+    assert "The last whole one is checkpoint-10; `resume_from_checkpoint=True` goes on" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"checkpoint-9", "checkpoint-10"}
+
+
+def test_step_that_could_not_be_saved_again_keeps_its_first_checkpoint(save, tmp_path):
+    make_room(save(3, text="first"))
+    said = checkpoints.give_up(save(3, is_marked=False, text="second"))
+    assert "The last whole one is checkpoint-3;" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
+    assert (last_whole_checkpoint(tmp_path) / "model.safetensors").read_text() == "first"
+
+
+def test_folder_that_can_be_written_into_is_left_as_it_was(tmp_path):
+    checkpoints.check_writable(tmp_path / "run" / "inner")
+    assert list((tmp_path / "run" / "inner").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError) as found:
+        checkpoints.check_writable(tmp_path / "file" / "run")
+    assert "Nothing was trained yet." in found.value.__notes__[0]
+
+
 # A step that is saved for the second time
 
 

@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 WHOLE_FILE = "whole.json"
 """Lists the files of a checkpoint with their sizes; written last."""
 
+_LEAST_ROOM = 64 * 1024
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 _REPLACED = "replaced-"
 
@@ -185,6 +187,52 @@ def forget_replaced(folder: Path) -> None:
             The checkpoint's folder, whole again.
     """
     shutil.rmtree(folder.with_name(_REPLACED + folder.name), ignore_errors=True)
+
+
+def give_up(folder: Path) -> str:
+    """
+    Removes a checkpoint that could not be saved, so that it takes no room, and says what there is to go on from.
+
+    Args:
+        folder (`pathlib.Path`):
+            The checkpoint's folder.
+
+    Returns:
+        `str`: a sentence for the error.
+    """
+    free = shutil.disk_usage(folder.parent).free / 1024**2
+    shutil.rmtree(folder, ignore_errors=True)
+    _put_back_replaced(folder.parent)
+    whole = [other.name for other in folder.parent.glob("checkpoint-*") if what_is_missing(other) is None]
+    advice = "None was saved before; start anew when the reason is gone."
+    if whole:
+        last = max(whole, key=lambda name: _step(folder.with_name(name)))
+        advice = (
+            f"The last whole one is {last}; `resume_from_checkpoint=True` goes on from there when the reason is gone."
+        )
+    return f"{folder} could not be saved, when {free:.1f} MiB were free on its disk, and is removed. {advice}"
+
+
+def check_writable(folder: Path) -> None:
+    """
+    Refuses a folder into which nothing can be written, before anything was trained.
+
+    Args:
+        folder (`pathlib.Path`):
+            The run's folder.
+
+    Raises:
+        `OSError`: If a file cannot be written into it.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x" * _LEAST_ROOM)
+    except OSError as error:
+        error.add_note(
+            f"Expected an `output_dir` that can be written into, got {str(folder)!r}. Nothing was trained yet."
+        )
+        raise
 
 
 def remove_half_written(output_dir: Path) -> None:

@@ -176,7 +176,10 @@ class CheckpointSeams(HubSeams):
 
         Raises:
             `ValueError`: If the checkpoint is not whole, or none is.
+            `OSError`: If nothing can be written into `output_dir`.
         """
+        if self.args.should_save:
+            checkpoints.check_writable(Path(self.args.output_dir))
         checkpoint = self.checkpoint_to_resume(resume_from_checkpoint)
         try:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
@@ -217,6 +220,21 @@ class CheckpointSeams(HubSeams):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         folder = Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+        try:
+            self._save_whole_checkpoint(model, trial, folder)
+        except Exception as error:
+            if self.args.should_save:
+                error.add_note(checkpoints.give_up(folder))
+            raise
+        limit = self.args.save_total_limit
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(folder))
+        if self.args.should_save and limit:
+            checkpoints.remove_half_written(folder.parent)
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
+
+    def _save_whole_checkpoint(self, model: nn.Module, trial: Any, folder: Path) -> None:
         if self.args.should_save:
             checkpoints.make_room(folder)
         self.accelerator.wait_for_everyone()
@@ -229,12 +247,6 @@ class CheckpointSeams(HubSeams):
         if self.args.should_save:
             checkpoints.mark_whole(folder)
             checkpoints.forget_replaced(folder)
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(folder))
-        if self.args.should_save and limit:
-            checkpoints.remove_half_written(folder.parent)
-            best = self.state.best_model_checkpoint
-            rotate_checkpoints(str(folder.parent), limit, best_model_checkpoint=best, use_mtime=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Not now: `_save_checkpoint` pushes once the checkpoint is whole."""
