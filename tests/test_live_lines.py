@@ -5,6 +5,7 @@ import logging
 import os
 import pty
 import re
+import signal
 import struct
 import sys
 import termios
@@ -154,6 +155,7 @@ def test_forked_worker_writes_straight_to_the_terminal(terminal):
         held.wait()
         worker = os.fork()
         if worker == 0:
+            signal.alarm(20)  # where it waits for that lock for ever
             sys.stdout.write("Traceback of a worker\nValueError: ")
             sys.stdout.write("last line\n")
             os._exit(0)

@@ -423,8 +423,7 @@ class TurnProgress(RunProgress):
         sums = self.window.state()
         for key, (total, count) in sums.items():
             seen_total, seen_count = self._seen.get(key, (0.0, 0.0))
-            mean = self._means.setdefault(key, RunningMean(1 if key == "score/stage" else NUM_RECENT))
-            mean.add(total - seen_total, count - seen_count)
+            self._means.setdefault(key, RunningMean()).add(total - seen_total, count - seen_count)
         self._seen = sums
         super().on_step_end(args, state, control, **kwargs)
 
@@ -469,11 +468,11 @@ class TurnProgress(RunProgress):
 
 def stage_name(stage: float | None) -> str:
     """
-    Names a stage; a mean of both is the one that goes over into the other.
+    Names a stage. A mean of both is Stage II, in which no run goes back.
 
     Args:
         stage (`float`, *optional*):
-            1 or 2; `None` before anything is known.
+            From 1 to 2; `None` before anything is known.
 
     Returns:
         `str`: its name.
@@ -481,7 +480,7 @@ def stage_name(stage: float | None) -> str:
     Example:
 
     ```python
-    >>> stage_name(1.0), stage_name(2.0), stage_name(None)
+    >>> stage_name(1.0), stage_name(1.02), stage_name(None)
     ('Stage I', 'Stage II', 'SCoRe')
 
     ```
