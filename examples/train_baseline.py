@@ -26,15 +26,6 @@ import trl
 from accelerate import PartialState
 from accelerate.logging import get_logger
 from datasets import Dataset, disable_progress_bars
-from train_score import (
-    EMBEDDED,
-    METRICS,
-    SCoReScriptArguments,
-    choose_split,
-    evaluate_stage,
-    load_datasets,
-    load_reward_funcs,
-)
 from transformers import AutoTokenizer, ProgressCallback, Trainer
 from trl import ModelConfig, TrlParser, get_peft_config, get_quantization_config
 
@@ -53,6 +44,9 @@ from trl_score.baselines.single_turn import check_single_turn, single_turn_train
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
 from trl_score.evaluation.tables import print_self_correction_tables
+from trl_score.programs.inputs import choose_split, model_init_kwargs
+from trl_score.programs.options import ADDER, SCoReScriptArguments
+from trl_score.programs.score import METRICS, evaluate_stage, load_datasets, load_reward_funcs
 from trl_score.tracking import RunTracker
 
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
@@ -160,14 +154,9 @@ def load_task(script_args: BaselineScriptArguments, args: SCoReConfig, model_arg
             "`dataset_streaming`."
         )
     size = script_args.final_eval_size or len(eval_dataset)
-    args.model_init_kwargs = {
-        "revision": model_args.model_revision,
-        "attn_implementation": model_args.attn_implementation,
-        "dtype": model_args.dtype,
-        **(args.model_init_kwargs or {}),
-    }
+    args.model_init_kwargs = model_init_kwargs(model_args, args.model_init_kwargs)
     return Task(
-        base_path=str(adder.adder_base_path()) if name == EMBEDDED else name,
+        base_path=str(adder.adder_base_path()) if name == ADDER else name,
         train_dataset=choose_split(datasets, script_args.dataset_train_split),
         eval_dataset=eval_dataset,
         problems=eval_dataset.select(range(min(size, len(eval_dataset)))),
@@ -354,7 +343,7 @@ def report(method: Method, task: Task, spent: Spent, seconds_training: float) ->
 def evaluate_refined(task: Task) -> dict[str, Evaluation]:
     """Measures Self-Refine greedily and sampled."""
     args, script_args = task.args, task.script_args
-    is_embedded = task.model_args.model_name_or_path == EMBEDDED
+    is_embedded = task.model_args.model_name_or_path == ADDER
     model = load_model(task.base_path)
     tokenizer = AutoTokenizer.from_pretrained(task.base_path)
     budget_t1, budget_t2 = args.turn_budgets

@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 
 from trl_score import cli
+from trl_score.command_parser import USAGE_ERROR
+from trl_score.exit_codes import NO_READER, STOPPED
+from trl_score.programs.parser import ProgramParser
 
 PAGE = (Path(__file__).parents[1] / "docs" / "cli.md").read_text()
 COMMON = ("help", "config", "traceback")
@@ -33,6 +36,19 @@ def expanded(action):
     return (action.help % {"default": action.default}).replace("|", "\\|")
 
 
+def described_elsewhere(parser):
+    """Options of a program that are not its own: those of configurations, which their own pages describe."""
+    if not isinstance(parser, ProgramParser):
+        return set()
+    titles = [title for title in sections_of_parser(parser) if "ScriptArguments (trl_score)" not in title]
+    return {action.dest for title in titles for action in sections_of_parser(parser)[title]}
+
+
+def sections_of_parser(parser):
+    """Title -> options of each section that is made of a dataclass."""
+    return {group.title: group._group_actions for group in parser._action_groups if "(" in (group.title or "")}
+
+
 def rows_of(section):
     return [line for line in section.splitlines() if line.startswith("| `")]
 
@@ -40,9 +56,18 @@ def rows_of(section):
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_option_of_a_command_is_on_the_page(name):
     parser = cli.make_command_parser(name, cli.load_command(name))
-    expected = expected_rows(action for action in parser._actions if action.dest not in COMMON)
+    actions = [action for action in parser._actions if action.dest not in COMMON]
+    expected = expected_rows(action for action in actions if action.dest not in described_elsewhere(parser))
     section = sections().get(f"trl-score {name}", "")
     assert rows_of(section) == expected, "the table should be:\n" + "\n".join(expected)
+
+
+@pytest.mark.parametrize("name", ["score", "cloud"])
+def test_every_section_of_a_program_is_on_the_page(name):
+    parser = cli.make_command_parser(name, cli.load_command(name))
+    rows = [line for line in sections()[f"trl-score {name}"].splitlines() if line.startswith("| ")]
+    titles = [row.split(" | ")[0].strip("| ") for row in rows]
+    assert [title for title in titles if "(" in title and "`" not in title] == list(sections_of_parser(parser))
 
 
 def test_what_all_commands_have_is_on_the_page():
@@ -60,5 +85,5 @@ def test_the_page_has_the_commands_in_their_order_with_their_summaries():
 
 
 def test_exit_codes_are_on_the_page():
-    for code in (0, 1, cli.USAGE_ERROR, cli.STOPPED, cli.NO_READER):
+    for code in (0, 1, USAGE_ERROR, STOPPED, NO_READER):
         assert f"| {code} |" in sections()["Exit codes"]

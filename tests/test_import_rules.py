@@ -204,9 +204,28 @@ LAYERS = {
         ("torch", "numpy", "pandas", "matplotlib", "wandb", "trackio"),
     ),
     "terminal": Layer(("terminal_view", "live_lines"), ("text",), (), ("rich",)),
+    "exit codes": Layer(("command_parser", "exit_codes"), ("text",), (), ("yaml",)),
+    # Training from options to a saved model.
+    "programs": Layer(
+        ("programs", "programs.*"),
+        (
+            "root",
+            "text",
+            "plots",
+            "data",
+            "model",
+            "trainers",
+            "evaluation",
+            "evaluation text",
+            "evaluation model",
+            "tracking",
+            "exit codes",
+        ),
+        ("torch", "transformers", "trl", "accelerate", "peft", "datasets", "rich"),
+    ),
     # The command line: on top of all, and of nothing but the standard library until a command runs.
     "command line": Layer(
-        ("cli", "__main__", "command_parser", "commands", "commands.*"),
+        ("cli", "__main__", "commands", "commands.*"),
         (
             "root",
             "text",
@@ -226,6 +245,8 @@ LAYERS = {
             "report",
             "publishing",
             "merge",
+            "exit codes",
+            "programs",
         ),
         (),
         ("yaml", "datasets", "numpy", "rich", "tqdm", "torch", "transformers", "trl", "accelerate", "peft"),

@@ -3,8 +3,8 @@ QLoRA as far as it goes without bitsandbytes: from the scripts' flags to what is
 With it installed, `check_qlora.py` trains.
 """
 
-import importlib.util
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import cloud_runs
@@ -40,23 +40,15 @@ class Reached(Exception):
     """The script has come to the place that the test looks at."""
 
 
-def script(name):
-    """Imports a script of examples/."""
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.mark.parametrize(
     ("name", "callee", "own"),
     [
-        ("train_score", "SCoReTrainer", {"config": "adder.yaml"}),
-        ("train_cloud", "train_stages", {"config": "cloud_quiz.yaml", "compare": "false"}),
+        ("score", "SCoReTrainer", {"config": "adder.yaml"}),
+        ("cloud", "train_stages", {"config": "cloud_quiz.yaml", "compare": "false"}),
     ],
 )
 def test_flags_reach_the_trainer(name, callee, own, monkeypatch, tmp_path):
-    module, given = script(name), {}
+    module, given = import_module(f"trl_score.programs.{name}"), {}
 
     def record(*args, **kwargs):
         given.update(kwargs)

@@ -7,18 +7,18 @@ stopped by Ctrl-C, 141 nobody reads the output any longer.
 """
 
 import argparse
-import os
 import sys
-import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
 from trl_score import __version__
-from trl_score.command_parser import USAGE_ERROR, CommandParser, nearest
-from trl_score.user_errors import UserError
+from trl_score.command_parser import CommandParser, nearest
+from trl_score.exit_codes import run_guarded
 
 COMMANDS = {
+    "score": "train a model to correct itself",
+    "cloud": "train a reward model that criticises",
     "critiques": "let a reward model criticise preference data",
     "evaluate": "measure how well a model corrects itself",
     "correct": "try a model by hand, all turns side by side",
@@ -29,11 +29,6 @@ COMMANDS = {
     "env": "print what a bug report needs",
 }
 """Each command and what it does, in the order of `--help`; the module `trl_score.commands.NAME` is it."""
-
-EXPECTED_ERRORS = (ValueError, OSError, UserError)
-"""What a command raises where the user can help it: bad options or data, a file or a connection that is not there."""
-
-STOPPED, NO_READER = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,7 +90,7 @@ def load_command(name: str) -> ModuleType:
             One of `COMMANDS`.
 
     Returns:
-        `ModuleType`: The module, with `add_arguments` and `run`.
+        `ModuleType`: The module, with `run`, and `add_arguments` or `make_parser`.
     """
     return import_module(f"trl_score.commands.{name}")
 
@@ -113,45 +108,11 @@ def make_command_parser(name: str, module: ModuleType) -> CommandParser:
     Returns:
         [`CommandParser`]: With the command's own options and the common ones.
     """
-    parser = CommandParser(f"trl-score {name}", (module.__doc__ or "").strip())
+    prog, description = f"trl-score {name}", (module.__doc__ or "").strip()
+    if hasattr(module, "make_parser"):
+        parser: CommandParser = module.make_parser(prog, description)
+        return parser
+    parser = CommandParser(prog, description)
     module.add_arguments(parser)
     parser.add_common_arguments()
     return parser
-
-
-def run_guarded(run: Callable[[], int], prog: str, shows_traceback: bool = False) -> int:
-    """
-    Runs something, and turns what the user can help into one sentence and an exit code. Any other error passes.
-
-    Args:
-        run (`Callable`):
-            What to run; returns the exit code.
-        prog (`str`):
-            What the user typed, for the sentence.
-        shows_traceback (`bool`, *optional*, defaults to `False`):
-            Whether to print the traceback of an expected error too.
-
-    Returns:
-        `int`: The exit code.
-
-    Example:
-        >>> run_guarded(lambda: 0, "trl-score")
-        0
-    """
-    try:
-        code = run()
-        sys.stdout.flush()
-        return code
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped.", file=sys.stderr)
-        return STOPPED
-    except BrokenPipeError:
-        # Such as `trl-score ... | head`. Python would complain once more when it closes what nobody reads.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NO_READER
-    except EXPECTED_ERRORS as error:
-        if shows_traceback:
-            traceback.print_exc()
-        # Libraries below break their messages into lines.
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
-        return USAGE_ERROR

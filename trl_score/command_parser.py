@@ -87,6 +87,34 @@ class CommandParser(argparse.ArgumentParser):
         """
         self.exit(USAGE_ERROR, f"{self.prog}: {message}. All options: {self.prog} --help\n")
 
+    def value_of(self, action: argparse.Action, value: Any, where: str) -> Any:
+        """
+        Checks a value of a file as argparse checks one of the command line.
+
+        Args:
+            action (`argparse.Action`):
+                The option.
+            value (`Any`):
+                What YAML reads.
+            where (`str`):
+                The file and the key, for the message.
+
+        Returns:
+            `Any`: the option's value.
+
+        Raises:
+            ValueError: If the option cannot have it.
+        """
+        if value is None and action.default is None:
+            return None
+        if action.nargs == 0:
+            if not isinstance(value, bool):
+                raise ValueError(f"{where}: expected true or false, got {value!r}.")
+            return value
+        if action.nargs in ("+", "*") or isinstance(action.nargs, int):
+            return [item_of(action, item, where) for item in (value if isinstance(value, list) else [value])]
+        return item_of(action, value, where)
+
     def _spell_as_declared(self, arguments: Sequence[str]) -> list[str]:
         """Writes each option as it was declared, whichever of `-` and `_` it was typed with; refuses unknown ones."""
         declared = {_key(option): option for option in self._option_string_actions if option.startswith("--")}
@@ -106,7 +134,7 @@ class CommandParser(argparse.ArgumentParser):
             if _key(str(key)) not in actions:
                 raise ValueError(f"{file}: unknown key {str(key)!r}{nearest(str(key), actions)}.")
             action = actions[_key(str(key))]
-            self.set_defaults(**{action.dest: _value_of(action, value, f"{file}, {key!r}")})
+            self.set_defaults(**{action.dest: self.value_of(action, value, f"{file}, {key!r}")})
             action.required = False
             if not action.option_strings:  # a positional argument: what the command line gives takes its place
                 action.nargs = "?" if action.nargs is None else "*"
@@ -170,20 +198,24 @@ def _key(name: str) -> str:
     return name.lstrip("-").replace("-", "_")
 
 
-def _value_of(action: argparse.Action, value: Any, where: str) -> Any:
-    """Checks a value of a file as argparse checks one of the command line."""
-    if value is None and action.default is None:
-        return None
-    if action.nargs == 0:
-        if not isinstance(value, bool):
-            raise ValueError(f"{where}: expected true or false, got {value!r}.")
-        return value
-    if action.nargs in ("+", "*") or isinstance(action.nargs, int):
-        return [_item_of(action, item, where) for item in (value if isinstance(value, list) else [value])]
-    return _item_of(action, value, where)
+def item_of(action: argparse.Action, value: Any, where: str) -> Any:
+    """
+    Converts one value of a file as the command line would, and checks it against the option's choices.
 
+    Args:
+        action (`argparse.Action`):
+            The option.
+        value (`Any`):
+            What YAML reads.
+        where (`str`):
+            The file and the key, for the message.
 
-def _item_of(action: argparse.Action, value: Any, where: str) -> Any:
+    Returns:
+        `Any`: the value.
+
+    Raises:
+        ValueError: If it is none, or not one that the option takes.
+    """
     if value is None or isinstance(value, (list, dict)):
         raise ValueError(f"{where}: expected one value, got {value!r}. Leave the key out for the default.")
     if isinstance(value, bool) and action.type is None:
