@@ -21,7 +21,7 @@ from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from trl_score import SCoReConfig
 
-FOLDER = Path(__file__).parents[1] / "ds_configs"
+FOLDER = Path(__file__).parents[1] / "trl_score" / "ds_configs"
 ACCELERATE = {path.stem.removeprefix("accelerate_"): path for path in sorted(FOLDER.glob("accelerate_*.yaml"))}
 DEEPSPEED = {path.stem: path for path in sorted(FOLDER.glob("*.json"))}
 SHARDED = {
@@ -46,7 +46,7 @@ def launch_environment(name: str, monkeypatch: pytest.MonkeyPatch) -> argparse.N
     started = []
     for launcher in ("deepspeed_launcher", "multi_gpu_launcher"):
         monkeypatch.setattr(launch, launcher, started.append)
-    monkeypatch.chdir(FOLDER.parent)
+    monkeypatch.chdir(FOLDER.parents[1])
     for variable in [key for key in os.environ if key.startswith(("ACCELERATE_", "FSDP_"))]:
         monkeypatch.delenv(variable)
     launch.launch_command(launch.launch_command_parser().parse_args(["--main_process_port", "0", *options]))

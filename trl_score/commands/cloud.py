@@ -28,12 +28,12 @@ def make_parser(prog: str, description: str) -> CommandParser:
     """
     from trl_score.programs.parser import make_program_parser
 
-    return make_program_parser("cloud", prog, description)
+    return make_program_parser("cloud", prog, description, launches=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """
-    Trains.
+    Trains, on as many processes as the launcher's options say.
 
     Args:
         arguments (`argparse.Namespace`):
@@ -45,6 +45,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         ValueError: If a configuration or the data cannot be used.
     """
-    from trl_score.programs.run import run_with_options
+    from trl_score.programs.launcher import start
 
-    return run_with_options("cloud", arguments)
+    return start("cloud", arguments)
