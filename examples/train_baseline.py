@@ -44,8 +44,10 @@ from trl_score.baselines.single_turn import check_single_turn, single_turn_train
 from trl_score.data import adder
 from trl_score.evaluation import Evaluation, load_model
 from trl_score.evaluation.tables import print_self_correction_tables
+from trl_score.exit_codes import run_guarded
 from trl_score.programs.inputs import choose_split, model_init_kwargs
 from trl_score.programs.options import ADDER, SCoReScriptArguments
+from trl_score.programs.run import TrainingErrors
 from trl_score.programs.score import METRICS, evaluate_stage, load_datasets, load_reward_funcs
 from trl_score.tracking import RunTracker
 
@@ -127,7 +129,8 @@ def main(script_args: BaselineScriptArguments, training_args: SCoReConfig, model
     task = load_task(script_args, with_changes(training_args, changes), model_args)
     check(method, task)
     start = time.perf_counter()
-    spent = train(method, task)
+    with TrainingErrors(has_begun=True):
+        spent = train(method, task)
     seconds = time.perf_counter() - start
     state = PartialState()
     if state.is_main_process:
@@ -379,5 +382,11 @@ def make_parser() -> TrlParser:
     return TrlParser((BaselineScriptArguments, SCoReConfig, ModelConfig))
 
 
-if __name__ == "__main__":
+def run() -> int:
+    """Does what the command line says."""
     main(*make_parser().parse_args_and_config(sys.argv[1:], fail_with_unknown_args=True))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_guarded(run, "train_baseline.py"))

@@ -1,10 +1,12 @@
 """docs/cli.md says of every command and option what the parsers say. A failure prints the table as it should be."""
 
+import argparse
 from pathlib import Path
 
 import pytest
 
 from trl_score import cli
+from trl_score.callbacks import SIGTERM_EXIT_CODE
 from trl_score.command_parser import USAGE_ERROR
 from trl_score.exit_codes import NO_READER, STOPPED
 from trl_score.programs.parser import ProgramParser
@@ -41,7 +43,12 @@ def described_elsewhere(parser):
     if not isinstance(parser, ProgramParser):
         return set()
     titles = [title for title in sections_of_parser(parser) if "ScriptArguments (trl_score)" not in title]
-    return {action.dest for title in titles for action in sections_of_parser(parser)[title]}
+    of_classes = {action.dest for title in titles for action in sections_of_parser(parser)[title]}
+    return of_classes | {action.dest for action in launcher_actions(parser)}
+
+
+def launcher_actions(parser):
+    return next(group._group_actions for group in parser._action_groups if group.title == "launcher")
 
 
 def sections_of_parser(parser):
@@ -70,6 +77,13 @@ def test_every_section_of_a_program_is_on_the_page(name):
     assert [title for title in titles if "(" in title and "`" not in title] == list(sections_of_parser(parser))
 
 
+@pytest.mark.parametrize("name", ["score", "cloud"])
+def test_the_usual_options_of_the_launcher_are_on_the_page(name):
+    parser = cli.make_command_parser(name, cli.load_command(name))
+    expected = expected_rows(action for action in launcher_actions(parser) if action.help != argparse.SUPPRESS)
+    assert rows_of(sections()["The launcher"]) == expected, "the table should be:\n" + "\n".join(expected)
+
+
 def test_what_all_commands_have_is_on_the_page():
     parser = cli.make_command_parser("plot", cli.load_command("plot"))
     expected = expected_rows(action for action in parser._actions if action.dest in COMMON)
@@ -85,5 +99,5 @@ def test_the_page_has_the_commands_in_their_order_with_their_summaries():
 
 
 def test_exit_codes_are_on_the_page():
-    for code in (0, 1, USAGE_ERROR, STOPPED, NO_READER):
+    for code in (0, 1, USAGE_ERROR, STOPPED, NO_READER, SIGTERM_EXIT_CODE):
         assert f"| {code} |" in sections()["Exit codes"]

@@ -145,3 +145,15 @@ def test_the_page_names_every_option_and_key(script: ModuleType) -> None:
     assert [name for name in own if f"`--{name}" not in page] == []
     for key in ("base", "trained", "method", "samples", "updates", "seed"):
         assert f"`{key}`" in page
+
+
+def test_a_wrong_method_is_one_sentence_and_code_2(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    flags = ["--config", str(CONFIG), "--method=starr", "--output_dir=out"]
+    done = subprocess.run(
+        [sys.executable, str(SCRIPT), *flags], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("train_baseline.py: ") and "'starr'" in last
+    assert "Traceback" not in done.stderr

@@ -82,13 +82,13 @@ class TrainingErrors(TrainerCallback):
 
     A callback of the trainer, and a context around its `train`.
 
-    Attributes:
-        has_begun (`bool`):
-            Whether a training that it watches has.
+    Args:
+        has_begun (`bool`, *optional*, defaults to `False`):
+            Whether to mark all errors, without waiting for a training to begin.
     """
 
-    def __init__(self) -> None:
-        self.has_begun = False
+    def __init__(self, has_begun: bool = False) -> None:
+        self.has_begun = has_begun
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Takes note."""
