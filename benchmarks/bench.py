@@ -32,6 +32,7 @@ SCRIPTS = (
     "cloud_scorer.py",
     "math_grader.py",
     "code_grader.py",
+    "learning.py",
     "startup.py",
 )
 """In the order of docs/performance.md."""
