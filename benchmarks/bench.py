@@ -28,6 +28,10 @@ from measure import DEVICES, Measure, load, table
 
 HERE = Path(__file__).parent
 SCRIPTS = (
+    "score_step.py",
+    "score_vs_grpo.py",
+    "score_vs_two_pass.py",
+    "logprob_memory.py",
     "cloud_joint_step.py",
     "cloud_scorer.py",
     "math_grader.py",

@@ -119,6 +119,8 @@ def test_each_script_runs_and_the_page_lists_its_measures(
     printed = capfd.readouterr()
     assert failed == [], printed.err
     rows, listed = load(output), listed_measures(script)
+    assert all(value is None or value > 0 for row in rows for value in (row.ours, row.other, row.ratio))
+    assert [row.name for row in rows if row.name not in printed.out or row.met is not None] == []
     assert {row.command for row in rows} == {f"python benchmarks/{script} --device cpu"}
     assert f"<!-- bench: {script} -->" in section_of(script)
     written = {row.name: None if row.target is None else round(row.target, 2) for row in rows}
