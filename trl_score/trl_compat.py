@@ -6,6 +6,7 @@ every override calls `super()` and edits what comes back.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -391,8 +392,9 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        if self.may_step(0.0 if norm is None else float(norm)):  # DeepSpeed need not tell
-            return norm
+        norm = 0.0 if norm is None else float(norm)  # DeepSpeed need not tell
+        if self.may_step(norm):
+            return norm if math.isfinite(norm) else None
         model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
         return None
 

@@ -144,6 +144,21 @@ def spoiled_trainer(
     return trainer
 
 
+def scaled_trainer(
+    local_model: Callable[[str], Path],
+    folder: Path,
+    spoiled: dict[int, tuple[str, float]],
+    scale: float,
+    **options: Any,
+) -> SpoiledTrainer:
+    """In fp16, with the scaler that accelerate would make on a GPU; on a CPU it makes none."""
+    trainer = spoiled_trainer(local_model, folder, spoiled, fp16=True, bf16=False, **options)
+    assert trainer.accelerator.scaler is None
+    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale, growth_interval=10**6)
+    trainer.accelerator.native_amp = True
+    return trainer
+
+
 def are_equal(first: Any, second: Any) -> bool:
     """Whether two nested structures hold the same numbers."""
     if isinstance(first, torch.Tensor):
@@ -191,6 +206,43 @@ def test_run_ends_after_several_in_a_row_and_writes_the_last_batch(what, local_m
         turns = [row[f"turn_{turn}"].replace("<|im_end|>", "").replace("<|endoftext|>", "") for turn in (1, 2)]
         assert set(turns) <= texts
     assert any(row["advantage_t2"] != 0 for row in rows)
+
+
+# Loss scaling
+
+
+def test_in_fp16_the_scaler_skips_steps_and_goes_lower_until_the_scale_is_not_to_blame(local_model, tmp_path):
+    spoiled = dict.fromkeys(range(6), ("gradient", INFINITE))
+    trainer = scaled_trainer(local_model, tmp_path, spoiled, scale=8.0, max_steps=6, logging_steps=1)
+    before = weights_of(trainer.model)
+    with pytest.raises(FloatingPointError, match="in 3 steps in a row, of which step 6 is the last"):
+        trainer.train()
+    assert are_equal(before, weights_of(trainer.model))
+    # Steps 1 to 3, at the scales 8, 4 and 2, may be the scale's doing; 4 to 6 may not.
+    logs = training_logs(trainer)
+    assert [entry["score/skipped_steps"] for entry in logs] == [1.0] * 5
+    assert all("grad_norm" not in entry for entry in logs)
+
+
+@pytest.mark.parametrize(("what", "value"), [("loss", NAN), ("gradient", INFINITE)])
+def test_in_fp16_training_goes_on_after_a_spoiled_step(what, value, local_model, tmp_path):
+    trainer = scaled_trainer(local_model, tmp_path, {1: (what, value)}, scale=1024.0, max_steps=3, logging_steps=1)
+    snapshots = Snapshots()
+    trainer.add_callback(snapshots)
+    trainer.train()
+    after = snapshots.taken
+    assert are_equal(after[0], after[1]) and not are_equal(after[1][0], after[2][0])
+    assert [entry["score/skipped_steps"] for entry in training_logs(trainer)] == [0.0, 1.0, 0.0]
+    assert trainer.accelerator.scaler.get_scale() == 512.0
+
+
+def test_in_fp16_without_a_scaler_an_infinite_gradient_is_skipped_too(local_model, tmp_path):
+    options = {"max_steps": 1, "logging_steps": 1, "fp16": True, "bf16": False}
+    trainer = spoiled_trainer(local_model, tmp_path, {0: ("gradient", INFINITE)}, **options)
+    before = weights_of(trainer.model)
+    trainer.train()
+    assert are_equal(before, weights_of(trainer.model))
+    assert training_logs(trainer)[-1]["score/skipped_steps"] == 1.0
 
 
 def test_number_of_skipped_steps_must_be_positive(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -687,13 +688,20 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         Raises:
             `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rollouts.
         """
-        # In fp16 the loss scaler skips a step with an infinite gradient itself, and lowers its scale.
-        is_scaled = self.accelerator.mixed_precision == "fp16"
-        may_step = self._guard.end_step(0.0 if is_scaled else grad_norm)
-        self._windows["train"].add("score/skipped_steps", float(not may_step))
+        is_finite = math.isfinite(grad_norm)
+        may_step = self._guard.end_step(0.0 if self._may_be_scaled_too_high else grad_norm)
+        self._windows["train"].add("score/skipped_steps", float(not (may_step and is_finite)))
         if self._guard.is_over:
             self._end_of_skipped_steps()
         return may_step
+
+    @property
+    def _may_be_scaled_too_high(self) -> bool:
+        """Whether an infinite gradient may be the doing of a loss scaler, which then skips the step and goes lower."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            return scaler.get_scale() > 1.0
+        return self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16"  # it has a scaler of its own
 
     def _end_of_skipped_steps(self) -> None:
         step = self.state.global_step + 1
