@@ -392,9 +392,9 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         norm = super()._get_grad_norm(model, grad_norm)
-        norm = 0.0 if norm is None else float(norm)  # DeepSpeed need not tell
-        if self.may_step(norm):
-            return norm if math.isfinite(norm) else None
+        known_norm = 0.0 if norm is None else float(norm)  # DeepSpeed need not tell
+        if self.may_step(known_norm):
+            return norm if math.isfinite(known_norm) else None
         model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
         return None
 
