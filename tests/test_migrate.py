@@ -20,8 +20,14 @@ import score_runs
 import trl.scripts
 from cloud_runs import preference_dataset
 from datasets import Dataset
+from peft import LoraConfig, get_peft_model
 from score_runs import addition_dataset, odd_length
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
@@ -362,6 +368,9 @@ def test_refused_fields_are_refused_with_the_sentence(config, cell, sentence, tm
 # What a trainer refuses, by the first cell of its row: keyword arguments, less those that are always given.
 
 
+LORA = LoraConfig(r=2, target_modules=["q_proj"], modules_to_save=["reward_head"])
+
+
 def with_column(dataset: Dataset, name: str, value: Any) -> Dataset:
     return dataset.add_column(name, [value] * len(dataset))
 
@@ -375,6 +384,10 @@ def refused_by_score(model: Path, adapter: Path) -> dict[str, dict[str, Any]]:
         "a dataset with images": {"train_dataset": with_column(addition_dataset(), "image", None)},
         "a processor as `processing_class`": {"processing_class": object()},
         "an adapter's folder as `model`": {"model": str(adapter)},
+        "a PEFT model whose adapter is not called `default`": {
+            "model": get_peft_model(AutoModelForCausalLM.from_pretrained(model), LORA, adapter_name="mine")
+        },
+        "`quantization_config` without `peft_config`": {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)},
         "both turns longer than the model's context": {"max_completion_length": 400},
         "a chat template that cannot go on after an answer": {"processing_class": tokenizer},
         "fewer rows than one rollout batch": {"train_dataset": addition_dataset(num_rows=1)},
@@ -389,7 +402,15 @@ def refused_by_cloud(model: Path, adapter: Path) -> dict[str, dict[str, Any]]:
     return {
         "a dataset without critiques": {"train_dataset": pairs.remove_columns("chosen_critique")},
         "tokenized rows (`chosen_ids`)": {"train_dataset": ids},
-        "a model for sequence classification": {"model": AutoModelForSequenceClassification.from_pretrained(model)},
+        "a model for sequence classification, or its name": {
+            "model": AutoModelForSequenceClassification.from_pretrained(model)
+        },
+        "a PEFT model around a language model": {
+            "model": get_peft_model(AutoModelForCausalLM.from_pretrained(model), LORA)
+        },
+        "an adapter's folder as `model`": {"model": str(adapter)},
+        "a processor as `processing_class`": {"processing_class": object()},
+        "`quantization_config` without `peft_config`": {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)},
         "`data_collator=DataCollatorForPreference(...)`": {"data_collator": DataCollatorForPreference(0)},
         "columns `tools`, `chat_template_kwargs`": {"train_dataset": with_column(pairs, "tools", "[]")},
         "`max_length` (2048 by default) above the model's context": {"max_length": 2048},

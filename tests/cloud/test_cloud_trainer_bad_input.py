@@ -6,7 +6,7 @@ import pytest
 import torch
 from cloud_runs import preference_dataset, short_config
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from trl_score import trl_compat
@@ -175,6 +175,22 @@ def test_a_model_of_another_critique_prompt(refuse, local_model, tmp_path, optio
     model.save_pretrained(tmp_path / "saved")
     tokenizer = AutoTokenizer.from_pretrained(local_model("qwen2"))
     refuse(ValueError, match, model=str(tmp_path / "saved"), processing_class=tokenizer, **options)
+
+
+@pytest.mark.parametrize("stage", ["joint", "classic"])
+@pytest.mark.parametrize("is_loaded", [True, False])
+def test_a_reward_model_of_trl(refuse, local_model, tmp_path, stage, is_loaded):
+    model = AutoModelForSequenceClassification.from_config(AutoConfig.from_pretrained(local_model("qwen2")))
+    model.save_pretrained(tmp_path / "saved")
+    tokenizer = AutoTokenizer.from_pretrained(local_model("qwen2"))
+    tokenizer.save_pretrained(tmp_path / "saved")
+    refuse(
+        ValueError,
+        "got a Qwen2ForSequenceClassification: it has no LM head .* Pass the language model that it was made from",
+        model=model if is_loaded else str(tmp_path / "saved"),
+        processing_class=tokenizer,
+        stage=stage,
+    )
 
 
 def test_a_head_of_the_wrong_width(local_model, tmp_path):

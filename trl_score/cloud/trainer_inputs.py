@@ -92,9 +92,10 @@ def load_model_config(model: "AnyModel", args: CLoudRewardConfig) -> Any:
         [`~transformers.PretrainedConfig`]: the model's configuration.
 
     Raises:
-        `ValueError`: If the model is an adapter.
+        `ValueError`: If the model is an adapter, or one for sequence classification, such as TRL's reward models.
     """
     if not isinstance(model, str):
+        _refuse_classifier(type(model).__name__)
         return model.config
     revision = model_init_kwargs(args).get("revision")
     if find_adapter_config_file(model, revision=revision) is not None:
@@ -102,7 +103,18 @@ def load_model_config(model: "AnyModel", args: CLoudRewardConfig) -> Any:
             f"{model!r} is an adapter, a model was expected. Load it with `load_reward_model`, make it trainable with "
             "`model.set_adapter('default')`, and pass the model and its tokenizer."
         )
-    return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+    config = AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+    for name in config.architectures or ():
+        _refuse_classifier(name)
+    return config
+
+
+def _refuse_classifier(class_name: str) -> None:
+    if class_name.endswith("ForSequenceClassification"):
+        raise ValueError(
+            f"`model` must be a causal language model or a CLoud model, got a {class_name}: it has no LM head to write "
+            "critiques with, and its own head is another than CLoud's. Pass the language model that it was made from."
+        )
 
 
 def check_collator(data_collator: "DataCollator | None") -> None:
