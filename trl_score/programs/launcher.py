@@ -45,7 +45,7 @@ def start(name: str, options: argparse.Namespace) -> int:
                 f"`{' '.join(options.launcher_arguments)}`. Give them to that launcher."
             )
         return run_with_options(name, options)
-    if not needs_launch(options.launcher):
+    if options.dry_run or not needs_launch(options.launcher):
         return run_with_options(name, options)
     return launch([*launcher_arguments(options.launcher), "--module", "trl_score.programs", name], options)
 

@@ -108,6 +108,11 @@ class ProgramParser(CommandParser):
             group = self.add_argument_group(title)
             for action in actions:
                 group._add_action(as_written_here(action))
+        self.add_argument_group("checks").add_argument(
+            "--dry_run",
+            action="store_true",
+            help="check options, data, template and rewards, print steps, tokens, disk and memory, and stop",
+        )
         taken = {action.dest for action in self._actions}
         self._launcher = {action.dest: action for action in launcher_actions() if action.dest not in taken}
         self._launches = launches

@@ -55,6 +55,8 @@ def run_with_options(name: str, options: argparse.Namespace) -> int:
     """
     # TRL's defaults use names that transformers is about to rename.
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    if options.dry_run:
+        return int(import_module("trl_score.programs.dry_run").dry_run(name, options))
     import_module(f"trl_score.programs.{name}").main(*configurations(name, options))
     return 0
 

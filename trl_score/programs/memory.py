@@ -1,0 +1,172 @@
+"""What a process needs to hold in one training step, from the sizes in `trl_score.score.costs`. Pure; an estimate."""
+
+from dataclasses import asdict, dataclass
+
+from trl_score.score.costs import Engine, ModelSize, activation_bytes, logit_bytes, state_bytes
+
+
+@dataclass(frozen=True)
+class Precision:
+    """
+    Bytes of one value.
+
+    Args:
+        weight (`float`):
+            Of a frozen weight: 4 in fp32, 2 in bf16, about 0.5 in 4-bit.
+        trained (`int`):
+            Of a weight that is trained, and of its gradient.
+        computed (`int`):
+            Of an activation: 2 where bf16 or fp16 is computed in.
+    """
+
+    weight: float
+    trained: int
+    computed: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """
+    What one forward and backward on one process is made of.
+
+    Args:
+        num_rows (`int`):
+            Rows.
+        num_tokens (`int`):
+            Tokens of a row, at most.
+        num_logits (`int`):
+            Tokens of a row that logits are computed of.
+    """
+
+    num_rows: int
+    num_tokens: int
+    num_logits: int
+
+
+@dataclass(frozen=True)
+class MemoryNeed:
+    """
+    Bytes of one process.
+
+    Args:
+        weights (`float`): The model, with its adapter.
+        reference (`float`): A reference that is a copy of the model.
+        gradients (`float`): Of what is trained.
+        optimizer (`float`): AdamW's state.
+        activations (`float`): What the layers keep for the backward.
+        logits (`float`): The logits and their gradient.
+    """
+
+    weights: float
+    reference: float
+    gradients: float
+    optimizer: float
+    activations: float
+    logits: float
+
+    @property
+    def total(self) -> float:
+        """`float`: All of it."""
+        return sum(asdict(self).values())
+
+
+def memory_need(
+    size: ModelSize,
+    batch: Batch,
+    precision: Precision,
+    *,
+    num_trained: int,
+    engine: Engine = "ddp",
+    num_processes: int = 1,
+    has_reference_copy: bool = False,
+    gradient_checkpointing: bool = False,
+) -> MemoryNeed:
+    """
+    Estimates the bytes of one process in the update of one micro-batch.
+
+    With P parameters of which p are trained, W processes, b_w bytes of a frozen weight and b_t of a trained one:
+
+    - weights = (P - p) b_w + p b_t, over W under ZeRO-3 and FSDP2;
+    - reference = P b_w where it is a copy, over W likewise; the same model with its adapter off costs nothing;
+    - gradients = p b_t, over W from ZeRO-2 on;
+    - optimizer = 2 p b_t (AdamW's moments), under ZeRO 12 p (fp32, with a copy of the weights), over W from ZeRO-1 on;
+    - activations = rows times [`~trl_score.score.costs.activation_bytes`];
+    - logits = rows times tokens times vocabulary times b_c, twice: the logits and their gradient.
+
+    Generation's key-value cache is not in it: it is freed before the update. What a library allocates beside, such as
+    buffers of collectives and fragments, is not in it either.
+
+    Args:
+        size ([`~trl_score.score.costs.ModelSize`]):
+            The model.
+        batch ([`Batch`]):
+            A micro-batch.
+        precision ([`Precision`]):
+            Bytes of a value.
+        num_trained (`int`):
+            Parameters that are trained: all, or the adapter's, which come on top of the model's.
+        engine (`str`, *optional*, defaults to `"ddp"`):
+            What is split over the processes.
+        num_processes (`int`, *optional*, defaults to `1`):
+            How many there are.
+        has_reference_copy (`bool`, *optional*, defaults to `False`):
+            Whether the reference is a model of its own.
+        gradient_checkpointing (`bool`, *optional*, defaults to `False`):
+            Whether activations are computed again in the backward.
+
+    Returns:
+        [`MemoryNeed`]: bytes.
+    """
+    is_adapter = num_trained < size.num_parameters
+    # The counts of `state_bytes` are whole bytes a weight; a quantized weight has less than one.
+    state = state_bytes(
+        size.num_parameters + num_trained * is_adapter,
+        num_trained,
+        engine=engine,
+        num_processes=num_processes,
+        bytes_per_weight=precision.weight,  # type: ignore[arg-type]
+        bytes_per_trained_weight=precision.trained,
+        has_reference_copy=has_reference_copy,
+    )
+    kept = activation_bytes(
+        size, batch.num_tokens, bytes_per_value=precision.computed, gradient_checkpointing=gradient_checkpointing
+    )
+    logits = logit_bytes(size, batch.num_logits, bytes_per_value=precision.computed)
+    return MemoryNeed(
+        weights=state.weights,
+        reference=state.reference,
+        gradients=state.gradients,
+        optimizer=state.optimizer,
+        activations=batch.num_rows * kept,
+        logits=2.0 * batch.num_rows * logits,
+    )
+
+
+def checkpoint_bytes(num_trained: int, precision: Precision, *, engine: Engine, has_optimizer: bool) -> float:
+    """
+    Bytes of one checkpoint on disk, of all processes together: what is trained, and AdamW's state.
+
+    Args:
+        num_trained (`int`):
+            Parameters that are trained.
+        precision ([`Precision`]):
+            Bytes of a value.
+        engine (`str`):
+            Under ZeRO the optimizer's state has 12 bytes a parameter, else two values.
+        has_optimizer (`bool`):
+            Whether it is saved, so that the run can go on.
+
+    Returns:
+        `float`: bytes.
+
+    Example:
+
+    ```python
+    >>> precision = Precision(weight=2, trained=4, computed=2)
+    >>> checkpoint_bytes(100, precision, engine="zero2", has_optimizer=True)  # 100 * (4 + 12)
+    1600.0
+
+    ```
+    """
+    of_optimizer = 12 if engine.startswith("zero") else 2 * precision.trained
+    return float(num_trained * (precision.trained + of_optimizer * has_optimizer))
