@@ -264,7 +264,7 @@ def try_reward(func: Callable[..., Any], dataset: Any) -> str:
     Raises:
         ValueError: If it fails, or returns something else than rewards.
     """
-    from trl_score.rewards import check_reward_func
+    from trl_score.rewards.checks import check_reward_func
 
     rows = [dict(row) for row in dataset.take(2)]
     is_chat = not isinstance(rows[0]["prompt"], str)
