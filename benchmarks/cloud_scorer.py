@@ -34,7 +34,7 @@ TOLERANCE = {"cpu": 1e-4, "cuda": 1e-2}
 
 @dataclass(frozen=True)
 class Size:
-    """A model, and `conversations` of up to `prompt` tokens and critiques of up to `new`, `batch` of them together."""
+    """A model, and `conversations` (with eight critiques half of them) of up to `prompt` tokens, `batch` together."""
 
     hidden: int
     layers: int
@@ -134,7 +134,7 @@ def compare_eight(size: Size, options: argparse.Namespace) -> Measure:
     """Eight sampled critiques each: at once, and in eight calls, with as many conversations together."""
     name = f"CLoud scoring: N = {NUM_CRITIQUES} critiques against as many calls"
     model, tokenizer = make_model(size, options.device)
-    conversations = make_conversations(size.conversations, size.prompt)
+    conversations = make_conversations(max(1, size.conversations // 2), size.prompt)
     common = {"max_new_tokens": size.new, "temperature": 1.0}
     # The scorer counts critiques, the text path conversations.
     ours = CLoudScorer(model, tokenizer, batch_size=size.batch * NUM_CRITIQUES, num_critiques=NUM_CRITIQUES, **common)

@@ -70,7 +70,7 @@ HANGING = (
     "while True: print('x' * 1000)",
     "def f(): return f()\nwhile True:\n    try: f()\n    except RecursionError: pass",
 )
-"""Each hangs where a program is loaded, and again where it is called. None harms a machine."""
+"""They hang where a program is loaded and where it is called, in turns. None harms a machine."""
 
 Judge = Callable[[Sequence[dict[str, Any]]], Iterable[bool]]
 
@@ -120,7 +120,7 @@ def compare_rates(
     few: int = 60,
 ) -> Measure:
     """Programs judged per second. The slower side gets fewer of them."""
-    many, few = (20, 4) if options.quick else (600, few)
+    many, few = (20, 4) if options.quick else (400, few)
     with Sandbox(num_workers=WORKERS, timeout_s=DEADLINE_S) as sandbox, ThreadPoolExecutor(WORKERS) as threads:
         print(f"{name}: the sandbox's tier is {sandbox.fences.tier}", flush=True)
         seconds = interleave(
@@ -139,14 +139,14 @@ def compare_deadline(options: argparse.Namespace) -> Measure:
     slowest = 0.0
     with Sandbox(timeout_s=deadline) as sandbox:
         sandbox.run_batch(TASKS)  # warm
-        for program in programs:
+        for number, program in enumerate(programs):
             body = "".join(f"    {line}\n" for line in program.splitlines())
-            for code in (program, f"def add(a, b):\n{body}"):
-                started = time.perf_counter()
-                report = sandbox.run(code, ["assert add(2, 3) == 5"])
-                slowest = max(slowest, time.perf_counter() - started)
-                if report.verdict not in ("timeout", "fail"):
-                    raise RuntimeError(f"Expected {code!r} not to pass, got {report}.")
+            code = program if number % 2 else f"def add(a, b):\n{body}"
+            started = time.perf_counter()
+            found = sandbox.run(code, ["assert add(2, 3) == 5"])
+            slowest = max(slowest, time.perf_counter() - started)
+            if found.verdict not in ("timeout", "fail"):
+                raise RuntimeError(f"Expected {code!r} not to pass, got {found}.")
     name = "Code grading: longest of a hanging program, against deadline + 0.5 s"
     return Pairs([slowest], [deadline + GRACE_S]).measure(name, "s", options, 1.0)
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import torch
 import transformers
 import yaml
 from measure import Measure, parse_options, report
@@ -145,6 +146,7 @@ def timeline_of(folder: Path, method: str, base: Point, num_problems: int) -> li
 def main() -> None:
     options = parse_options(__doc__, output="runs/bench/summary.json", repeats=1)
     transformers.logging.disable_progress_bar()
+    torch.set_num_threads(1)
     baselines = [QUICK_BASELINE] if options.quick else BASELINES
     changes = QUICK if options.quick else {"save_steps": SAVE_STEPS, "final_eval_size": 100}
     num_problems = 20 if options.quick else NUM_PROBLEMS

@@ -3,10 +3,9 @@ How long one waits: for the imports, for `trl-score --help`, and for the first s
 
     python benchmarks/startup.py [--quick]
 
-Each is a new process, from its start to its end, with the files of its libraries in the system's cache (an untimed run
-goes before). The first step is one update of the embedded model (0.2 M parameters) on the embedded task, so that all
-that takes time is what comes before it: SCoReTrainer with two turns, GRPOTrainer with one turn of twice the length,
-both with a KL penalty.
+Each is a new process, from its start to its end. Untimed runs of the imports go before. The first step is one update of
+the embedded model (0.2 M parameters) on the embedded task, so that all that takes time is what comes before it:
+SCoReTrainer with two turns, GRPOTrainer with one turn of twice the length, both with a KL penalty.
 """
 
 import argparse
@@ -95,7 +94,7 @@ def measure(options: argparse.Namespace) -> list[Measure]:
         packages.measure("Start-up: `import trl_score`, against `import trl`", "s", options),
         limit.measure("Start-up: `trl-score --help`, against half a second", "s", options, 1.0),
     ]
-    steps = interleave(first_step("ours"), first_step("other"), repeats, warmups=0 if options.quick else 1)
+    steps = interleave(first_step("ours"), first_step("other"), min(repeats, 3), warmups=0)
     measures.append(steps.measure("Start-up: end of the first step, against GRPOTrainer's", "s", options))
     return measures
 
