@@ -15,7 +15,7 @@ from trl_score.score.score_trainer import SCoReTrainer
 from trl_score.score.turn_metrics import MetricWindow
 
 LORA = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
-SLOW = 0.3
+SLOW = 0.6
 
 
 def slow(completions: list[Any], turn: int, **columns: Any) -> list[float]:
@@ -61,9 +61,9 @@ def test_phases_sum_up_to_nearly_the_whole_step(adapter, options, local_model, t
     assert 0 < 2 * sum(entry["score/seconds_step"] for entry in logs) < wall
     # Of a window, each step gets its share: two steps wait for one scoring in the second run.
     per_step = SLOW / 2 if options else SLOW
-    assert logs[1]["score/seconds_rewards"] == pytest.approx(per_step, abs=0.4 * per_step)
+    assert per_step <= logs[1]["score/seconds_rewards"] < 1.7 * per_step
     (evaluation,) = evaluation_logs(trainer)
-    assert evaluation["eval_score/seconds_rewards"] == pytest.approx(SLOW, abs=0.4 * SLOW)
+    assert SLOW <= evaluation["eval_score/seconds_rewards"] < 1.7 * SLOW
     assert evaluation["eval_score/seconds_reference"] > 0
 
 
