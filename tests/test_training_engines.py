@@ -198,6 +198,7 @@ def test_zero2_ends_both_processes_at_a_nan_of_one(trained):
             f"The loss or the gradient was NaN or infinite in 1 steps in a row, of which step {NAN_STEP + 1} "
         )
         assert (trained(engine) / case / f"skipped_step_{NAN_STEP + 1}_process_{rank}.jsonl").exists()
+    assert all(weight.isfinite().all() for weight in saved_weights(trained(engine) / case / "saved").values())
 
 
 def test_the_page_says_what_ran():

@@ -22,6 +22,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 # Before transformers is imported: a worker has no conftest.
 os.environ["HF_HUB_OFFLINE"] = os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 
+import deepspeed  # noqa: E402
 import torch  # noqa: E402
 from cloud_runs import preference_dataset, short_config  # noqa: E402
 from peft import LoraConfig  # noqa: E402
@@ -128,6 +129,8 @@ def run(name: str, models: Path, folder: Path, world_size: int) -> None:
 
 
 if __name__ == "__main__":
+    # Shared memory in place of gloo, which DeepSpeed would compile for two minutes, and wait for a lock to do so.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     torch.set_num_threads(1)
     for run_name in sys.argv[4:]:
         run(run_name, Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

@@ -4,6 +4,7 @@ import logging
 from types import SimpleNamespace
 
 import pytest
+from accelerate.utils import DeepSpeedPlugin
 from datasets import Dataset, IterableDataset
 from local_models import CONTEXT_LENGTH, build_tokenizer
 from transformers import LlamaConfig
@@ -12,6 +13,7 @@ from trl_score.records import SCORE_CONFIG_FILE
 from trl_score.score.preflight import (
     check_context,
     check_dataset,
+    check_engine,
     context_length,
     first_rows,
     is_chat_dataset,
@@ -233,3 +235,23 @@ def test_stage_2_from_a_checkpoint_of_ours_is_silent(caplog, tmp_path):
     (tmp_path / SCORE_CONFIG_FILE).write_text("{}")
     warn_without_stage_1("2", str(tmp_path))
     assert caplog.messages == []
+
+
+# Engines
+
+
+def test_continuous_batching_is_refused_where_each_forward_gathers_weights(config, monkeypatch):
+    args = config(use_transformers_continuous_batching=True)
+    check_engine(args, "MODEL")
+    args.deepspeed_plugin = DeepSpeedPlugin(zero_stage=3)
+    check_engine(args, "MODEL")  # gathered before both turns
+    args.ds3_gather_for_generation = False
+    with pytest.raises(ValueError, match="^ZeRO-3 with `ds3_gather_for_generation=False` gathers weights in each"):
+        check_engine(args, "MODEL")
+    args.deepspeed_plugin.zero_stage = 2
+    check_engine(args, "MODEL")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ValueError, match="^FSDP gathers weights in each forward"):
+        check_engine(args, "MODEL")
+    args.use_transformers_continuous_batching = False
+    check_engine(args, "MODEL")

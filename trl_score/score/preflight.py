@@ -4,6 +4,7 @@ Each check raises one sentence that says what was expected, what came, and what 
 """
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -186,8 +187,15 @@ def check_engine(
 
     Raises:
         `ImportError`: If it is vLLM, which is not installed.
-        `ValueError`: If vLLM could not load the model, or its adapter cannot be merged into the weights.
+        `ValueError`: If vLLM could not load the model, or its adapter cannot be merged into the weights; if continuous
+            batching is to make forwards in which the training engine gathers weights.
     """
+    if args.use_transformers_continuous_batching and (engine := _gathers_in_each_forward(args)):
+        raise ValueError(
+            f"{engine} gathers weights in each forward, with all processes together, but continuous batching makes as "
+            "many forwards as a process's own rows need, so that processes would wait for each other for ever. Set "
+            "`use_transformers_continuous_batching=False`, or train with vLLM or with gathered ZeRO-3."
+        )
     if not args.use_vllm:
         return
     if not trl_compat.is_vllm_available():
@@ -207,6 +215,14 @@ def check_engine(
                 f"vLLM is brought the weights with the adapter merged into them, got {type(adapter).__name__}, which "
                 "cannot be merged. Use LoRA, or `use_vllm=False`."
             )
+
+
+def _gathers_in_each_forward(args: "SCoReConfig") -> str | None:
+    """The training engine, if it needs all processes for each forward of `generate`."""
+    if args.fsdp or os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        return "FSDP"
+    is_zero3 = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
+    return "ZeRO-3 with `ds3_gather_for_generation=False`" if is_zero3 and not args.ds3_gather_for_generation else None
 
 
 def read_correction(
