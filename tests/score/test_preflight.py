@@ -246,12 +246,12 @@ def test_continuous_batching_is_refused_where_each_forward_gathers_weights(confi
     args.deepspeed_plugin = DeepSpeedPlugin(zero_stage=3)
     check_engine(args, "MODEL")  # gathered before both turns
     args.ds3_gather_for_generation = False
-    with pytest.raises(ValueError, match="^ZeRO-3 with `ds3_gather_for_generation=False` gathers weights in each"):
+    with pytest.raises(ValueError, match=r"^ZeRO-3 with `ds3_gather_for_generation=False` gathers weights in each"):
         check_engine(args, "MODEL")
     args.deepspeed_plugin.zero_stage = 2
     check_engine(args, "MODEL")
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(ValueError, match="^FSDP gathers weights in each forward"):
+    with pytest.raises(ValueError, match=r"^FSDP gathers weights in each forward"):
         check_engine(args, "MODEL")
     args.use_transformers_continuous_batching = False
     check_engine(args, "MODEL")
