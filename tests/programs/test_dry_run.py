@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_score import cli
 from trl_score.programs.dry_run import print_plan
@@ -94,6 +94,22 @@ def test_epochs_and_an_adapter_of_a_model_without_weights(
     assert rows["rollouts"] == "40, 2 of each of 20 prompts"
     assert rows["optimizer steps"].startswith("10: ")
     assert rows["reward length"].endswith("for the made-up answer 42")
+
+
+def test_an_adapter_that_is_trained_further(
+    folder: Path, local_model: Callable[[str], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(local_model("qwen2"))
+    total = model.num_parameters()
+    adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(folder / "adapter")
+    AutoTokenizer.from_pretrained(local_model("qwen2")).save_pretrained(folder / "adapter")
+    trained = sum(parameter.numel() for parameter in adapted.parameters() if parameter.requires_grad)
+    assert cli.main(flags(str(folder / "adapter"), "--bf16=false", "--stage=2")) == 0
+    rows = rows_of(capsys)
+    assert rows["parameters"] == f"{total:,}, {trained:,} trained (LoRA)"
+    assert rows["optimizer steps"] == "10: Stage I 0, Stage II 10"
+    assert rows["reference"] == "0 B"
 
 
 @pytest.mark.parametrize(
