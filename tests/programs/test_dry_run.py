@@ -143,6 +143,13 @@ def test_plan_of_cloud(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert sorted(folder.iterdir()) == before
 
 
+def test_pairs_without_critiques_are_refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "pairs.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    settings = ["--use_cpu", "--stage=joint", "--dataset_name=pairs.jsonl", "--max_length=64", "--max_steps=2"]
+    assert cli.main(["cloud", "--dry_run", "--model_name_or_path=quiz", *settings]) == 2
+    assert "must have a column 'chosen_critique'" in capsys.readouterr().err
+
+
 def test_a_terminal_gets_a_table(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     plan = {"Run": {"processes": "8, zero3", "steps": "10"}}
     print_plan(plan)
