@@ -241,6 +241,15 @@ def test_training_in_a_terminal(terminal, local_model, tmp_path):
     assert "it/s]" not in text  # neither transformers' bar nor what is left of the evaluation's
 
 
+def test_evaluation_by_itself_in_a_terminal(terminal, local_model, tmp_path):
+    trainer = score_trainer(local_model, tmp_path)
+    with contextlib.redirect_stdout(terminal.stream), contextlib.redirect_stderr(terminal.stream):
+        trainer.evaluate()
+    line, bar = terminal.lines()
+    assert line.startswith("step 0/0, eval: turn 1 ")
+    assert bar.startswith("100%")
+
+
 def test_terminal_is_given_back_when_training_fails(terminal, local_model, tmp_path):
     def fails(completions, **columns):
         raise OSError("the judge is away")

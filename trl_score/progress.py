@@ -301,6 +301,8 @@ class RunProgress(ProgressCallback):
         line = self.log_line(logs or {})
         if state.is_world_process_zero and line is not None:
             left = "" if self.is_done else f"; {clock(self.seconds_left)} left"
+            if self.live is None and self.prediction_bar is not None:
+                self.prediction_bar.clear()  # it is closed next, and stands where the line begins
             sys.stdout.write(f"step {state.global_step}/{state.max_steps}, {line}{left}\n")
             sys.stdout.flush()
 
