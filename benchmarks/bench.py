@@ -32,6 +32,7 @@ SCRIPTS = (
     "score_vs_grpo.py",
     "score_vs_two_pass.py",
     "logprob_memory.py",
+    "growth.py",
     "cloud_joint_step.py",
     "cloud_scorer.py",
     "math_grader.py",

@@ -234,25 +234,33 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *args: Any, device: s
 
 def _send_memory(sender: Any, prepare: Callable[..., Callable[[], Any]], args: tuple[Any, ...], device: str) -> None:
     """Runs in the child."""
-    import torch  # what it takes is not the function's
+    import torch  # noqa: F401 (what it takes is not the function's)
 
-    reset, most_held = (_reset_cpu, _most_held_cpu)
-    if device == "cuda":
-        reset, most_held = torch.cuda.reset_peak_memory_stats, torch.cuda.max_memory_allocated
-    reset()
-    before = most_held()
+    reset_most_held(device)
+    before = most_held(device)
     function = prepare(*args)
-    reset()
-    held = most_held()
+    reset_most_held(device)
+    held = most_held(device)
     function()
-    sender.send((held - before, most_held() - before))
+    sender.send((held - before, most_held(device) - before))
 
 
-def _reset_cpu() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+def reset_most_held(device: str) -> None:
+    """Has `most_held` begin anew."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")
 
 
-def _most_held_cpu() -> int:
+def most_held(device: str) -> int:
+    """Gives the most bytes that this process held since the last `reset_most_held`; on a GPU, in tensors."""
+    if device == "cuda":
+        import torch
+
+        return int(torch.cuda.max_memory_allocated())
     # Not `ru_maxrss`: a new process begins with that of the one that started it.
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

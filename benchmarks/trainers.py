@@ -130,7 +130,7 @@ def _built(trainer_class: Any, args: Any, load: Workload, peft_config: Any) -> A
         model=str(model_folder(load.size)),
         reward_funcs=last_word_is_even,
         args=args,
-        train_dataset=make_prompts(load.prompts, load.prompt_tokens),
+        train_dataset=make_prompts(load.prompts * args.world_size, load.prompt_tokens),
         processing_class=make_tokenizer(load.size.vocabulary),
         peft_config=peft_config,
     )

@@ -21,6 +21,7 @@ from score_runs import addition_dataset, odd_length
 from transformers import PreTrainedTokenizerBase
 from trl import GRPOConfig, GRPOTrainer, RewardTrainer
 from trl.generation.vllm_generation import VLLMGeneration
+from trl.trainer import utils as trl_utils
 
 from trl_score import trl_compat
 from trl_score.score.engines import VLLMEngine
@@ -67,6 +68,15 @@ def test_log_probs_take_the_arguments_that_we_pass():
     parameters = inspect.signature(GRPOTrainer._get_per_token_logps_and_entropies).parameters
     missing = {"batch_size", "compute_entropy", "compute_aux_loss"} - set(parameters)
     assert not missing, breach("_get_per_token_logps_and_entropies", f"no parameters {sorted(missing)}")
+
+
+def test_fused_head_reads_what_we_set_for_a_cpu():
+    inner = [constant for constant in trl_utils.add_fused_lm_head.__code__.co_consts if inspect.iscode(constant)]
+    read = {name for code in inner for name in code.co_names}
+    missing = set(trl_compat.UTILS_CONSTANTS) - read
+    assert not missing, (
+        f"TRL {trl.__version__}: the fused LM head no longer reads {sorted(missing)} of trl.trainer.utils."
+    )
 
 
 class ChangedTrainer:

@@ -24,9 +24,7 @@ from trl.chat_template_utils import parse_response
 from trl.import_utils import is_vllm_available as is_vllm_available
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.models.utils import add_hooks, disable_gradient_checkpointing, remove_hooks
-from trl.trainer.reward_trainer import (
-    DataCollatorForPreference as DataCollatorForPreference,
-)
+from trl.trainer import utils as trl_utils
 from trl.trainer.utils import (
     add_fused_lm_head,
     disable_dropout_in_model,
@@ -114,6 +112,16 @@ VLLM_ATTRIBUTES: dict[str, str] = {
     "generation_kwargs": "a dict of further sampling parameters, which has the last word",
 }
 """Attributes of TRL's VLLMGeneration that this file and `VLLMEngine` read or set."""
+
+
+UTILS_CONSTANTS: dict[str, str] = {
+    "_CHUNKED_LOGPROB_CHUNK_SIZE": "columns of the vocabulary that the fused LM head computes at a time",
+    "_use_triton": "(device) -> whether the fused LM head leaves out positions without a label",
+}
+"""Private names of `trl.trainer.utils` that the fused LM head reads at each call, and `_head_for_cpu` sets for one."""
+
+CPU_HEAD_COLUMNS = 512
+"""A tile of so many columns stays in a processor's cache; TRL's 32,768 are for a GPU."""
 
 
 class LogProbs(NamedTuple):
@@ -383,7 +391,8 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
         return gather(torch.zeros(num_completions, len(self.reward_funcs), device=self.accelerator.device))
 
     def _get_per_token_logps_and_entropies(self, model: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        with nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs(model):
+        measuring = nullcontext() if torch.is_grad_enabled() else self.measuring_log_probs(model)
+        with measuring, _head_for_cpu(self.accelerator.device):
             return super()._get_per_token_logps_and_entropies(model, *args, **kwargs)
 
     def _compute_loss(self, model: nn.Module, inputs: Batch) -> torch.Tensor:
@@ -655,6 +664,26 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
             self.ref_model = prepare_fsdp(reference, self.accelerator)
         else:
             self.ref_model = self.accelerator.prepare_model(reference, evaluation_mode=True)
+
+
+@contextmanager
+def _head_for_cpu(device: torch.device) -> Iterator[None]:
+    """
+    On a CPU, has TRL's fused LM head work in tiles that stay in cache, and at the completion's positions only.
+
+    TRL's tiles are for a GPU, half a GiB each, and without Triton it computes the prompt's positions as well.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    own = {"_CHUNKED_LOGPROB_CHUNK_SIZE": CPU_HEAD_COLUMNS, "_use_triton": lambda device: True}
+    names = vars(trl_utils)
+    before = {name: names[name] for name in own}
+    names.update(own)
+    try:
+        yield
+    finally:
+        names.update(before)
 
 
 def _sampling_kwargs(generation_kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -506,7 +506,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
 
         Returns:
             `dict`: with `advantages` `(B, T)`, `turn_of_token` `(B, T)`, `max_tokens`, `rewards_t1` and `rewards_t2`
-                `(B,)` and, where the KL is in the loss, `kl_coefficients` `(B, T)`.
+                `(B,)` and, where the KL is in the loss, `kl_coefficients` `(B, T)`. Where the update's own forward
+                gives the KL, `row` `(B,)` in place of advantages: each rollout's place before TRL shuffles them.
         """
         device = batch["completion_ids"].device
         if self.mode == "train" and self.stage == 1:
@@ -516,31 +517,62 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._weigh_sampling(batch, turn_of_token)
         weights = self.reward_weights.to(device)
         rewards_t1, rewards_t2 = (weighted_rewards(rewards, weights) for rewards in self._rewards_per_func)
-        penalties_t1, penalties_t2 = self._kl_penalties(batch, turn_of_token)
-        returns = turn_returns(
-            rewards_t1,
-            rewards_t2,
-            penalties_t1,
-            penalties_t2,
-            stage=self.stage,
-            alpha=self.args.alpha,
-            turn_discount=self.args.turn_discount,
-        )
-        advantages_t1, advantages_t2 = self._advantages(returns)
         local = slice(self._first_row, self._first_row + len(self._rollouts))
-        batch["advantages"] = spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
         batch["num_items_in_batch"] = self.accelerator.gather((turn_of_token > 0).sum()).sum()
         batch["rewards_t1"], batch["rewards_t2"] = rewards_t1[local], rewards_t2[local]
         batch["max_tokens"] = torch.tensor([setting.num_learned for setting in self._settings], device=device)  # (B,)
         if self.args.kl_estimator != "k1" and self.beta != 0.0:
             coefficients = torch.tensor(self.kl_coefficients, device=device).expand(len(self._rollouts), 2)
             batch["kl_coefficients"] = spread_over_turns(coefficients[:, 0], coefficients[:, 1], turn_of_token)
-        self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
-        if self.args.log_completions:
-            self._log_table(advantages_t1, advantages_t2)
+        if self._update_gives_kl(batch):
+            batch["row"] = torch.arange(len(self._rollouts), device=device)
+        else:
+            penalties = self._kl_penalties(batch, turn_of_token)
+            batch["advantages"] = self._pay_turns(rewards_t1, rewards_t2, penalties, turn_of_token)
         if self.mode == "eval":
             count_step(self._windows["eval"], updates=False)
         return batch
+
+    def _update_gives_kl(self, batch: trl_compat.Batch) -> bool:
+        """
+        Whether the update's forward is the one that the KL in the reward needs: then a forward is saved.
+
+        It is where all rollouts of a group are in one micro-batch, which is used once, with the weights that wrote it.
+        """
+        is_needed = self.args.kl_estimator == "k1" and self.beta != 0.0 and self.mode == "train"
+        return is_needed and self.args.steps_per_generation == 1 and "old_per_token_logps" not in batch
+
+    def _pay_turns(
+        self,
+        rewards_t1: torch.Tensor,
+        rewards_t2: torch.Tensor,
+        penalties: tuple[torch.Tensor, torch.Tensor],
+        turn_of_token: torch.Tensor,
+    ) -> torch.Tensor:
+        """Advantages of this process's tokens, `(B, T)`, from rewards and penalties of all, `(N,)`; logs both."""
+        returns = turn_returns(
+            rewards_t1,
+            rewards_t2,
+            *penalties,
+            stage=self.stage,
+            alpha=self.args.alpha,
+            turn_discount=self.args.turn_discount,
+        )
+        advantages_t1, advantages_t2 = self._advantages(returns)
+        self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
+        if self.args.log_completions:
+            self._log_table(advantages_t1, advantages_t2)
+        local = slice(self._first_row, self._first_row + len(self._rollouts))
+        return spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
+
+    def _pay_turns_late(self, batch: trl_compat.Batch, logps: torch.Tensor) -> None:
+        """Adds `advantages` to a batch that has none yet, from the log-probabilities of its update."""
+        row = batch.pop("row")
+        in_order = row.argsort()  # TRL has shuffled the rows
+        turn_of_token = batch["turn_of_token"][in_order]
+        penalties = self._penalties(logps[in_order], batch["ref_per_token_logps"][in_order], turn_of_token)
+        rewards = [gather(batch[name][in_order]) for name in ("rewards_t1", "rewards_t2")]
+        batch["advantages"] = self._pay_turns(rewards[0], rewards[1], penalties, turn_of_token)[row]
 
     def _weigh_sampling(self, batch: trl_compat.Batch, turn_of_token: torch.Tensor) -> None:
         """Puts each turn's own importance weights in the place of TRL's, which take both turns for one."""
@@ -587,11 +619,14 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             with self.without_gradients():
                 size = self.args.per_device_train_batch_size
                 logps = self.log_probs(self.model, batch, batch_size=size).per_token_logps
+        return self._penalties(logps, batch["ref_per_token_logps"], turn_of_token)
+
+    def _penalties(
+        self, logps: torch.Tensor, ref_logps: torch.Tensor, turn_of_token: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Coefficient times KL of each turn, over all processes, `(N,)` each."""
         coefficients = self.kl_coefficients
-        penalties = [
-            coefficients[turn - 1] * sequence_kl(logps, batch["ref_per_token_logps"], turn_of_token, turn)
-            for turn in (1, 2)
-        ]
+        penalties = [coefficients[turn - 1] * sequence_kl(logps, ref_logps, turn_of_token, turn) for turn in (1, 2)]
         return gather(penalties[0]), gather(penalties[1])
 
     def _advantages(self, returns: TurnReturns) -> tuple[torch.Tensor, torch.Tensor]:
@@ -630,6 +665,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._memory.begin()
         forward = self.log_probs(model, batch, compute_entropy=True)
         logps, turn_of_token = forward.per_token_logps, batch["turn_of_token"]
+        if "row" in batch:
+            self._pay_turns_late(batch, logps.detach())
         old_logps = batch.get("old_per_token_logps")
         loss = score_loss(
             logps,
