@@ -25,6 +25,9 @@ from trl.import_utils import is_vllm_available as is_vllm_available
 from trl.models import prepare_deepspeed, prepare_fsdp, unwrap_model_for_generation
 from trl.models.utils import add_hooks, disable_gradient_checkpointing, remove_hooks
 from trl.trainer import utils as trl_utils
+from trl.trainer.reward_trainer import (
+    DataCollatorForPreference as DataCollatorForPreference,
+)
 from trl.trainer.utils import (
     add_fused_lm_head,
     disable_dropout_in_model,

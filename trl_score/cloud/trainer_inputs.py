@@ -14,7 +14,6 @@ from transformers import (
     set_seed,
 )
 from transformers.utils import find_adapter_config_file
-from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from trl_score import trl_compat
 from trl_score.cloud.cloud_config import CLoudRewardConfig
@@ -128,7 +127,7 @@ def check_collator(data_collator: "DataCollator | None") -> None:
     Raises:
         `ValueError`: If it is that one.
     """
-    if isinstance(data_collator, DataCollatorForPreference):
+    if isinstance(data_collator, trl_compat.DataCollatorForPreference):
         raise ValueError(
             f"`data_collator` must make batches with critiques and closing tokens, got {type(data_collator).__name__}, "
             "which leaves both out. Leave `data_collator` out, or subclass `DataCollatorForCritiques`."

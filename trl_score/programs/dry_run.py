@@ -98,7 +98,6 @@ def plan_of_score(script_args: Any, args: Any, model_args: ModelConfig, processe
     from trl_score.data import adder
     from trl_score.programs.score import load_datasets, load_reward_funcs
     from trl_score.score import preflight
-    from trl_score.score.prompts import tokenize_prompts
     from trl_score.score.trainer_inputs import load_model_config, load_tokenizer
 
     path = model_path(model_args, ADDER, adder.adder_base_path)
@@ -115,9 +114,7 @@ def plan_of_score(script_args: Any, args: Any, model_args: ModelConfig, processe
     rows = preflight.first_rows(train)
     rewards = {f"reward {reward_name(func)}": try_reward(func, train) for func in reward_funcs}
 
-    template_kwargs = args.chat_template_kwargs if isinstance(args.chat_template_kwargs, dict) else {}
-    longest = sorted((row["prompt"] for row in rows), key=lambda prompt: len(str(prompt)))[-64:]
-    prompt_tokens = max(map(len, tokenize_prompts(longest, tokenizer, template_kwargs)))
+    prompt_tokens = longest_prompt([row["prompt"] for row in rows], tokenizer, args)
     completion = max(settings.of(row).num_tokens for row in rows)
     budget = Schedule.of(args, num_rows(train)).budget(args.max_steps, args.num_train_epochs)
     stage_1 = min(args.num_stage_1_steps(budget.updates), budget.updates)
@@ -141,6 +138,28 @@ def plan_of_score(script_args: Any, args: Any, model_args: ModelConfig, processe
         "Disk": disk(args, model, processes, num_checkpoints(args, budget.updates) + (args.stage == "both")),
         **memory(args, model, processes, batch, has_reference_copy=has_copy),
     }
+
+
+def longest_prompt(prompts: list[Any], tokenizer: Any, args: Any) -> int:
+    """
+    Counts the tokens of the longest prompt, which is looked for among the 64 of most characters.
+
+    Args:
+        prompts (`list`):
+            Texts or chats.
+        tokenizer ([`~transformers.PreTrainedTokenizerBase`]):
+            The tokenizer.
+        args ([`SCoReConfig`]):
+            With further arguments of the chat template.
+
+    Returns:
+        `int`: tokens.
+    """
+    from trl_score.score.prompts import tokenize_prompts
+
+    template_kwargs = args.chat_template_kwargs if isinstance(args.chat_template_kwargs, dict) else {}
+    longest = sorted(prompts, key=lambda prompt: len(str(prompt)))[-64:]
+    return max(map(len, tokenize_prompts(longest, tokenizer, template_kwargs)))
 
 
 def plan_of_cloud(script_args: Any, args: Any, model_args: ModelConfig, processes: Processes) -> Plan:
