@@ -105,7 +105,8 @@ def traffic_rows():
     """Model and micro-batches -> GiB that collectives carry in a step of ZeRO-3, full fine-tuning in bf16."""
     for name, num_micro_batches in (("8 B", 8), ("8 B", 1), ("70 B", 8), ("70 B", 1)):
         num = MODELS[name].num_parameters
-        traffic = step_traffic(num, num, engine="zero3", num_micro_batches=num_micro_batches)
+        num_forwards = 1 if num_micro_batches == 1 else 2
+        traffic = step_traffic(num, num, engine="zero3", num_micro_batches=num_micro_batches, num_forwards=num_forwards)
         parts = (traffic.generation, traffic.forwards, traffic.update, traffic.gradients, traffic.total)
         yield (name, str(num_micro_batches), *(f"{part / GIB:.0f}" for part in parts))
 

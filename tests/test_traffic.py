@@ -49,10 +49,16 @@ def bytes_of(report, phase, *names):
     return sum(report["bytes"].get(f"{phase} {name}", 0) for name in names)
 
 
+def predicted_traffic(engine, report):
+    """Of a rollout batch in two micro-batches, which reference and policy read before the update, in fp32."""
+    num = report["num_parameters"]
+    options = {"num_micro_batches": 2, "num_forwards": 2, "bytes_per_weight": 4, "bytes_per_gradient": 4}
+    return step_traffic(num, num, engine=engine, **options)
+
+
 def test_gradients_are_reduced_as_predicted(measured):
     engine, report = measured
-    num = report["num_parameters"]
-    predicted = step_traffic(num, num, engine=engine, num_micro_batches=2, bytes_per_weight=4, bytes_per_gradient=4)
+    predicted = predicted_traffic(engine, report)
     # Losses and norms are reduced too: a few bytes.
     counted = bytes_of(report, "update", "allreduce_", "_reduce_scatter_base_")
     assert counted == pytest.approx(predicted.gradients, rel=0.01)
@@ -60,8 +66,7 @@ def test_gradients_are_reduced_as_predicted(measured):
 
 def test_weights_are_gathered_as_predicted(measured):
     engine, report = measured
-    num = report["num_parameters"]
-    predicted = step_traffic(num, num, engine=engine, num_micro_batches=2, bytes_per_weight=4, bytes_per_gradient=4)
+    predicted = predicted_traffic(engine, report)
     assert bytes_of(report, "generation", "_allgather_base_") == predicted.generation  # once for both turns
     assert bytes_of(report, "forwards", "_allgather_base_") == predicted.forwards
     # What is used again soon is not gathered twice: the last layers of a forward, for the backward.

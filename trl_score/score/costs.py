@@ -197,7 +197,7 @@ def step_flops(
     model: ModelSize,
     rollout: RolloutSize,
     *,
-    num_forwards: int = 2,
+    num_forwards: int = 1,
     is_lora: bool = False,
     gradient_checkpointing: bool = False,
 ) -> int:
@@ -205,15 +205,17 @@ def step_flops(
     Operations of a rollout in one step: generation, forwards that nothing is learned from, the update.
 
     The backward costs two forwards, and with LoRA one, as no gradient of the frozen weights is made (the adapter's own
-    operations are left out). Checkpointing adds one forward of the layers.
+    operations are left out). The logits, which are not kept, are computed once more. Checkpointing adds one forward of
+    the layers.
 
     Args:
         model (`ModelSize`):
             The model.
         rollout (`RolloutSize`):
             Tokens of a rollout.
-        num_forwards (`int`, *optional*, defaults to `2`):
-            Forwards without a backward: the reference's, and the policy's for the KL in the return.
+        num_forwards (`int`, *optional*, defaults to `1`):
+            Forwards without a backward: the reference's. One more, the policy's, where the KL is in the return and a
+            rollout batch is learned from in several micro-batches.
         is_lora (`bool`, *optional*, defaults to `False`):
             Whether only an adapter is trained.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`):
@@ -223,7 +225,7 @@ def step_flops(
         `int`: operations of one rollout.
     """
     forward = log_prob_flops(model, rollout)
-    update = forward * (2 if is_lora else 3)
+    update = forward * (2 if is_lora else 3) + forward_flops(model, 0, num_logits=rollout.num_completion_tokens + 1)
     if gradient_checkpointing:
         update += forward_flops(model, rollout.num_tokens, num_logits=0)
     return generation_flops(model, rollout) + num_forwards * forward + update
@@ -429,7 +431,7 @@ def step_traffic(
     *,
     engine: Engine,
     num_micro_batches: int = 1,
-    num_forwards: int = 2,
+    num_forwards: int = 1,
     bytes_per_weight: int = 2,
     bytes_per_gradient: int = 2,
     gathers_for_generation: bool = True,
@@ -448,8 +450,9 @@ def step_traffic(
             the last layer's may stay; ZeRO-2 and ZeRO-3 reduce gradients in each micro-batch, the others once.
         num_micro_batches (`int`, *optional*, defaults to `1`):
             Micro-batches of a step.
-        num_forwards (`int`, *optional*, defaults to `2`):
-            Forwards without a backward in each micro-batch: reference and policy.
+        num_forwards (`int`, *optional*, defaults to `1`):
+            Forwards without a backward in each micro-batch: the reference's and, unless a rollout batch is one
+            micro-batch, the policy's.
         bytes_per_weight (`int`, *optional*, defaults to `2`):
             Of a weight as it is gathered.
         bytes_per_gradient (`int`, *optional*, defaults to `2`):
