@@ -79,7 +79,8 @@ def cost_rows():
             f"{kv_cache_bytes(model, ROLLOUT.num_tokens) / MIB:.0f}",
             f"{activation_bytes(model, ROLLOUT.num_tokens) / GIB:.1f}",
             f"{activation_bytes(model, ROLLOUT.num_tokens, gradient_checkpointing=True) / GIB:.1f}",
-            f"{logit_bytes(model, ROLLOUT.num_completion_tokens) / GIB:.2f}",
+            f"{logit_bytes(model, ROLLOUT.num_completion_tokens) / GIB:.1f}",
+            f"{logit_bytes(model, ROLLOUT.num_completion_tokens, is_head_trained=False) / GIB:.2f}",
         )
 
 

@@ -4,10 +4,13 @@ import pytest
 import torch
 from datasets import Dataset
 from score_runs import odd_length, short_config
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, MixtralConfig, Qwen2Config
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, Qwen2Config
 
 from trl_score.score.costs import (
+    TILE_WORDS,
     ModelSize,
     RolloutSize,
     activation_bytes,
@@ -75,7 +78,9 @@ def test_checkpointing_adds_a_forward_without_logits():
 
 def test_memory_of_a_row_by_hand():
     assert kv_cache_bytes(SMALL, 10, bytes_per_value=4) == 2 * 2 * 3 * 10 * 4
-    assert logit_bytes(SMALL, 10) == 10 * 11 * 4
+    # A tile, and with a head that is trained its gradient in fp32.
+    assert logit_bytes(SMALL, 10, is_head_trained=False) == 10 * 11 * 2
+    assert logit_bytes(SMALL, 10, bytes_per_value=4) == 10 * 11 * 4 + 4 * 11 * 5
     # fp32: 4 * (8 * 5 + 4 * 7 + 2 * 3) a layer; bf16: 2 * the same + 4 * 5
     assert activation_bytes(SMALL, 10, bytes_per_value=4) == 10 * 2 * 296
     assert activation_bytes(SMALL, 10, bytes_per_value=2) == 10 * 2 * 168
@@ -219,6 +224,38 @@ def test_activations_that_a_layer_keeps(config_class, dtype, checkpointing):
         for config in (few, many)
     ]
     assert counted[1] - counted[0] == pytest.approx(predicted[1] - predicted[0], rel=0.01)
+
+
+class NewTensors(TorchDispatchMode):
+    """Keeps the number of elements of each tensor that an operation makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.sizes |= {tensor.numel() for tensor in tree_leaves(made) if torch.is_tensor(tensor)}
+        return made
+
+
+def test_no_more_logits_than_a_tile_are_there(local_model, tmp_path):
+    num_words, num_rows, num_tokens = TILE_WORDS + 5000, 2, 40
+    tokenizer = AutoTokenizer.from_pretrained(local_model("qwen2"))
+    model = AutoModelForCausalLM.from_pretrained(local_model("qwen2"))
+    model.resize_token_embeddings(num_words, mean_resizing=False)
+    data = Dataset.from_dict({"prompt": ["a"] * 8})
+    trainer = SCoReTrainer(model, odd_length, short_config(tmp_path), data, processing_class=tokenizer)
+    ids = torch.ones(num_rows, num_tokens, dtype=torch.long)
+    batch = {"prompt_ids": ids[:, :1], "prompt_mask": ids[:, :1], "completion_ids": ids, "completion_mask": ids}
+    with NewTensors() as new:
+        trainer.log_probs(trainer.model, batch).per_token_logps.sum().backward()
+    size = ModelSize.of(trainer.model.config)
+    tile = logit_bytes(size, num_rows * num_tokens, bytes_per_value=4, is_head_trained=False) // 4
+    head = num_words * size.hidden_size
+    assert tile == num_rows * num_tokens * TILE_WORDS
+    assert tile in new.sizes and head in new.sizes
+    assert max(new.sizes) == max(tile, head) < num_rows * num_tokens * num_words
 
 
 def test_key_value_cache_of_a_real_model():

@@ -21,11 +21,11 @@ from transformers.utils import find_adapter_config_file
 from trl import ModelConfig, TrlParser, get_peft_config
 
 from trl_score.programs.inputs import choose_split, model_init_kwargs, model_path
-from trl_score.programs.memory import Batch, Precision, checkpoint_bytes, memory_need
+from trl_score.programs.memory import Batch, Precision, checkpoint_bytes, chunk_bytes, memory_need
 from trl_score.programs.options import ADDER, QUIZ
 from trl_score.programs.parser import option_classes
 from trl_score.programs.processes import Processes
-from trl_score.score.costs import ModelSize
+from trl_score.score.costs import ModelSize, logit_bytes
 
 Plan = dict[str, dict[str, str]]
 """What a run will do: rows of name and value, by the title of their part."""
@@ -118,9 +118,10 @@ def plan_of_score(script_args: Any, args: Any, model_args: ModelConfig, processe
     completion = max(settings.of(row).num_tokens for row in rows)
     budget = Schedule.of(args, num_rows(train)).budget(args.max_steps, args.num_train_epochs)
     stage_1 = min(args.num_stage_1_steps(budget.updates), budget.updates)
-    batch = Batch(args.per_device_train_batch_size, prompt_tokens + completion, completion + 1)
     has_copy = args.needs_reference and peft_config is None
     model = SizedModel.of(load_model_config(base, args), peft_config, args, model_args)
+    num_scored = args.per_device_train_batch_size * completion
+    batch = Batch(args.per_device_train_batch_size, prompt_tokens + completion, model.logits_of_score(num_scored))
     return {
         "Data": {
             "training prompts": count(num_rows(train)),
@@ -205,8 +206,9 @@ def plan_of_cloud(script_args: Any, args: Any, model_args: ModelConfig, processe
     stages = stages_of(script_args, args)
     steps = {stage: num_steps(of_stage, num_rows(train), processes.number) for stage, of_stage in stages.items()}
     length = args.max_length or config.max_position_embeddings
-    batch = Batch(2 * args.per_device_train_batch_size, length, length)
     model = SizedModel.of(config, peft_config, args, model_args)
+    num_rows_of_batch = 2 * args.per_device_train_batch_size
+    batch = Batch(num_rows_of_batch, length, model.logits_of_cloud(num_rows_of_batch * length))
     checkpoints = sum(num_checkpoints(of_stage, steps[stage]) for stage, of_stage in stages.items())
     return {
         "Data": {
@@ -415,6 +417,40 @@ class SizedModel:
             size = None
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
         return cls(size, trained, precision_of(args, model_args, config), peft_config is not None)
+
+    def logits_of_score(self, num_tokens: int) -> float:
+        """
+        Gives what the log-probabilities of a micro-batch of rollouts need.
+
+        Args:
+            num_tokens (`int`):
+                Tokens after the prompts, of all rows.
+
+        Returns:
+            `float`: bytes; 0 where the model's size is not known.
+        """
+        if self.size is None:
+            return 0.0
+        bytes_per_value = self.precision.computed
+        return logit_bytes(self.size, num_tokens, bytes_per_value=bytes_per_value, is_head_trained=not self.is_lora)
+
+    def logits_of_cloud(self, num_tokens: int) -> float:
+        """
+        Gives what the critique loss of a micro-batch needs.
+
+        Args:
+            num_tokens (`int`):
+                Tokens of all rows, critiques at most.
+
+        Returns:
+            `float`: bytes; 0 where the model's size is not known.
+        """
+        from trl_score.cloud.modeling import LOGITS_PER_CHUNK
+
+        if self.size is None:
+            return 0.0
+        kinds = {"logits_per_chunk": LOGITS_PER_CHUNK, "bytes_per_value": self.precision.computed}
+        return chunk_bytes(num_tokens, self.size.vocab_size, **kinds)
 
 
 def precision_of(args: Any, model_args: ModelConfig, config: Any) -> Precision:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 
-from trl_score.score.costs import Engine, ModelSize, activation_bytes, logit_bytes, state_bytes
+from trl_score.score.costs import Engine, ModelSize, activation_bytes, state_bytes
 
 
 @dataclass(frozen=True)
@@ -34,13 +34,13 @@ class Batch:
             Rows.
         num_tokens (`int`):
             Tokens of a row, at most.
-        num_logits (`int`):
-            Tokens of a row that logits are computed of.
+        logits (`float`):
+            Bytes of the logits that are there at a time, and of what their gradient needs.
     """
 
     num_rows: int
     num_tokens: int
-    num_logits: int
+    logits: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class MemoryNeed:
         gradients (`float`): Of what is trained.
         optimizer (`float`): AdamW's state.
         activations (`float`): What the layers keep for the backward.
-        logits (`float`): The logits and their gradient.
+        logits (`float`): The logits that are there at a time, and what their gradient needs.
     """
 
     weights: float
@@ -91,7 +91,7 @@ def memory_need(
     - gradients = p b_t, over W from ZeRO-2 on;
     - optimizer = 2 p b_t (AdamW's moments), under ZeRO 12 p (fp32, with a copy of the weights), over W from ZeRO-1 on;
     - activations = rows times [`~trl_score.score.costs.activation_bytes`];
-    - logits = rows times tokens times vocabulary times b_c, twice: the logits and their gradient.
+    - logits as the batch says: [`~trl_score.score.costs.logit_bytes`] of SCoRe, [`chunk_bytes`] of CLoud.
 
     Generation's key-value cache is not in it: it is freed before the update. What a library allocates beside, such as
     buffers of collectives and fragments, is not in it either.
@@ -131,15 +131,43 @@ def memory_need(
     kept = activation_bytes(
         size, batch.num_tokens, bytes_per_value=precision.computed, gradient_checkpointing=gradient_checkpointing
     )
-    logits = logit_bytes(size, batch.num_logits, bytes_per_value=precision.computed)
     return MemoryNeed(
         weights=state.weights,
         reference=state.reference,
         gradients=state.gradients,
         optimizer=state.optimizer,
         activations=batch.num_rows * kept,
-        logits=2.0 * batch.num_rows * logits,
+        logits=batch.logits,
     )
+
+
+def chunk_bytes(num_tokens: int, vocab_size: int, *, logits_per_chunk: int, bytes_per_value: int) -> int:
+    """
+    Bytes of the logits that CLoud's critique loss holds at a time: a chunk of them in fp32, its log-softmax and its
+    gradient, and where less is computed in, the chunk in that.
+
+    Args:
+        num_tokens (`int`):
+            Tokens that logits are computed of, of all rows.
+        vocab_size (`int`):
+            Words.
+        logits_per_chunk (`int`):
+            Most logits of a chunk.
+        bytes_per_value (`int`):
+            2 in bf16, 4 in fp32.
+
+    Returns:
+        `int`: bytes.
+
+    Example:
+
+    ```python
+    >>> chunk_bytes(10, 25, logits_per_chunk=100, bytes_per_value=2)  # 100 * (3 * 4 + 2)
+    1400
+
+    ```
+    """
+    return min(num_tokens * vocab_size, logits_per_chunk) * (12 + (bytes_per_value if bytes_per_value < 4 else 0))
 
 
 def checkpoint_bytes(num_trained: int, precision: Precision, *, engine: Engine, has_optimizer: bool) -> float:

@@ -12,6 +12,9 @@ from typing import Any, Literal, TypeAlias
 
 Engine: TypeAlias = Literal["ddp", "zero1", "zero2", "zero3", "fsdp2"]
 
+TILE_TOKENS, TILE_WORDS = 4096, 32768
+"""At most so many tokens and words of the logits are there at a time, in TRL's LM head."""
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -292,22 +295,39 @@ def activation_bytes(
     return num_tokens * model.num_layers * of_layer
 
 
-def logit_bytes(model: ModelSize, num_logits: int, *, bytes_per_value: int = 4) -> int:
+def logit_bytes(model: ModelSize, num_logits: int, *, bytes_per_value: int = 2, is_head_trained: bool = True) -> int:
     """
-    Bytes of one copy of the logits of one row.
+    Bytes that the LM head needs for the log-probabilities of a micro-batch and their gradient.
+
+    TRL's LM head never holds the logits of all tokens: it makes one tile of them after the other, and in the backward
+    makes each again and turns it into its gradient in place. The gradient of its weight is summed up in fp32. (Where
+    there is no Triton, as on a CPU, some copies of one tile in fp32 come on top.)
 
     Args:
         model (`ModelSize`):
             The model.
         num_logits (`int`):
-            Tokens that logits are computed of.
-        bytes_per_value (`int`, *optional*, defaults to `4`):
-            4 in fp32.
+            Tokens that log-probabilities are computed of, of all rows.
+        bytes_per_value (`int`, *optional*, defaults to `2`):
+            2 in bf16, 4 in fp32.
+        is_head_trained (`bool`, *optional*, defaults to `True`):
+            Whether the head, or the embeddings that it is tied to, are trained; with LoRA they are not.
 
     Returns:
         `int`: bytes.
+
+    Example:
+
+    ```python
+    >>> from trl_score.score.costs import ModelSize, logit_bytes
+    >>> model = ModelSize(1200, 1000, 2, 8, 16, 8, 4, 25)
+    >>> logit_bytes(model, 10)  # a tile of 10 by 25 in bf16, and 25 by 8 in fp32
+    1300
+
+    ```
     """
-    return num_logits * model.vocab_size * bytes_per_value
+    tile = min(num_logits, TILE_TOKENS) * min(model.vocab_size, TILE_WORDS) * bytes_per_value
+    return tile + 4 * model.vocab_size * model.hidden_size * is_head_trained
 
 
 @dataclass(frozen=True)
