@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, MixtralConfig, Qwen2Config
 
+from trl_score import trl_compat
 from trl_score.score.costs import (
     TILE_WORDS,
     ModelSize,
@@ -239,7 +240,9 @@ class NewTensors(TorchDispatchMode):
         return made
 
 
-def test_no_more_logits_than_a_tile_are_there(local_model, tmp_path):
+def test_no_more_logits_than_a_tile_are_there(local_model, tmp_path, monkeypatch):
+    assert vars(trl_compat.trl_utils)["_CHUNKED_LOGPROB_CHUNK_SIZE"] == TILE_WORDS
+    monkeypatch.setattr(trl_compat, "CPU_HEAD_COLUMNS", TILE_WORDS)  # as on a GPU
     num_words, num_rows, num_tokens = TILE_WORDS + 5000, 2, 40
     tokenizer = AutoTokenizer.from_pretrained(local_model("qwen2"))
     model = AutoModelForCausalLM.from_pretrained(local_model("qwen2"))

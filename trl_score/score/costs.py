@@ -300,8 +300,8 @@ def logit_bytes(model: ModelSize, num_logits: int, *, bytes_per_value: int = 2, 
     Bytes that the LM head needs for the log-probabilities of a micro-batch and their gradient.
 
     TRL's LM head never holds the logits of all tokens: it makes one tile of them after the other, and in the backward
-    makes each again and turns it into its gradient in place. The gradient of its weight is summed up in fp32. (Where
-    there is no Triton, as on a CPU, some copies of one tile in fp32 come on top.)
+    makes each again and turns it into its gradient in place. The gradient of its weight is summed up in fp32. On a
+    CPU tiles are narrower, and take less.
 
     Args:
         model (`ModelSize`):
