@@ -116,6 +116,18 @@ def test_what_the_user_can_help_is_one_sentence_and_code_2(error, monkeypatch, c
     assert "Traceback (most recent call last)" in capsys.readouterr().err
 
 
+def test_what_an_error_was_given_as_a_note_is_said_too(monkeypatch, capsys):
+    error = PermissionError("Expected a value.")
+    error.add_note("Nothing was\ntrained yet.")
+
+    def fail(arguments):
+        raise error
+
+    plant(monkeypatch, fail)
+    assert cli.main(["try"]) == 2
+    assert capsys.readouterr().err == "trl-score try: Expected a value. Nothing was trained yet.\n"
+
+
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AssertionError("x"), TypeError("x")])
 def test_an_error_of_ours_keeps_its_traceback(error, monkeypatch):
     def fail(arguments):

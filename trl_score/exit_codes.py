@@ -53,6 +53,7 @@ def run_guarded(run: Callable[[], int], prog: str, shows_traceback: bool = False
             raise
         if shows_traceback:
             traceback.print_exc()
-        # Libraries below break their messages into lines.
-        print(f"{prog}: {' '.join(str(error).split())}", file=sys.stderr)
+        # Libraries below break their messages into lines; notes say what the package knows of the error.
+        message = " ".join([str(error), *getattr(error, "__notes__", ())])
+        print(f"{prog}: {' '.join(message.split())}", file=sys.stderr)
         return USAGE_ERROR

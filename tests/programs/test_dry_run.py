@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trl_score import cli
 from trl_score.programs.dry_run import print_plan
+from trl_score.programs.processes import Processes
 
 REWARDS = """
 def length(completions, **columns):
@@ -31,6 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dry_rewards.py").write_text(REWARDS)
     rows = [{"prompt": [{"role": "user", "content": "a" * number}], "solution": "1"} for number in range(1, 11)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "no_rows.jsonl").write_text("no row\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.delitem(sys.modules, "dry_rewards", raising=False)
@@ -71,6 +73,25 @@ def test_processes_of_the_launcher_are_counted(folder: Path, capsys: pytest.Capt
     assert rows["weights"] == "326.6 KiB"  # half of them
     assert cli.main(["score", "--dry_run", "--num_processes", "4"]) == 0
     assert rows_of(capsys)["processes"] == "4, ddp"
+
+
+def test_deepspeed_holds_the_weights_in_bf16(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["score", "--dry_run", "--accelerate_config", "zero3_cpu", "--use_cpu", "--bf16=true"]) == 0
+    rows = rows_of(capsys)
+    # 167,232 parameters on two processes: 2 bytes, and 12 with the copy and the moments in fp32.
+    assert (rows["weights"], rows["optimizer"]) == ("163.3 KiB", "979.9 KiB")
+    assert rows["checkpoints at most"] == "2 of 326.6 KiB"
+
+
+def test_stage_of_a_configuration_of_deepspeeds(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage_3 = {"zero_optimization": {"stage": 3}}
+    (folder / "zero.json").write_text(json.dumps(stage_3))
+    config = {"distributed_type": "DEEPSPEED", "deepspeed_config": {"deepspeed_config_file": "zero.json"}}
+    (folder / "accelerate.yaml").write_text(json.dumps({**config, "num_processes": 2, "use_cpu": True}))
+    assert cli.main(["score", "--dry_run", "--accelerate_config", "accelerate.yaml"]) == 0
+    assert rows_of(capsys)["processes"] == "2, zero3"
+    assert Processes.of({"num_processes": 2}, stage_3) == Processes.of({"num_processes": 2}, "zero.json")
+    assert Processes.of({"num_processes": 2}, stage_3) == Processes(2, "zero3")
 
 
 def flags(model: str, *more: str) -> list[str]:
@@ -118,6 +139,8 @@ def test_an_adapter_that_is_trained_further(
         (["--dataset_name=nowhere.jsonl"], "nowhere.jsonl"),
         (["--eval_strategy=epoch"], "The dataset has no split 'test', only train"),
         (["--reward_funcs=dry_rewards.one_only"], "one_only returned 1 rewards for 2 completions"),
+        (["--dataset_name=no_rows.jsonl"], "Expected rows in 'no_rows.jsonl', got what is no json"),
+        (["--reward_funcs=dry_reward.length"], "there is no module 'dry_reward' on the path"),
         (["--reward_funcs=dry_rewards.crashes"], "crashes raised KeyError on the examples: 'gold'"),
         (["--max_completion_length=100000"], "A rollout must fit into the model's context"),
         (["--num_generations=3"], "num_generations"),

@@ -10,6 +10,7 @@ import yaml
 from trl import TrlParser
 
 from trl_score.exit_codes import EXPECTED_ERRORS, WHILE_TRAINING, run_guarded
+from trl_score.programs.options import CLoudScriptArguments
 from trl_score.programs.parser import make_program_parser, option_classes
 from trl_score.programs.run import TrainingErrors, configurations
 
@@ -70,6 +71,11 @@ def test_a_wrong_file_names_the_key(text: str, message: str, tmp_path: Path) -> 
     file.write_text(text + "\n")
     with pytest.raises(ValueError, match=message):
         parse("score", "--config", str(file))
+
+
+def test_json_of_an_option_that_cannot_be_read() -> None:
+    with pytest.raises(ValueError, match=r"`--classic_options` takes JSON, got '{max_steps'"):
+        CLoudScriptArguments(classic_options="{max_steps")
 
 
 def test_a_file_sets_environment_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,7 @@ from trl_score.programs.memory import Batch, Precision, checkpoint_bytes, chunk_
 from trl_score.programs.options import ADDER, QUIZ
 from trl_score.programs.parser import option_classes
 from trl_score.programs.processes import Processes
-from trl_score.score.costs import ModelSize, logit_bytes
+from trl_score.score.costs import Engine, ModelSize, logit_bytes
 
 Plan = dict[str, dict[str, str]]
 """What a run will do: rows of name and value, by the title of their part."""
@@ -119,7 +119,7 @@ def plan_of_score(script_args: Any, args: Any, model_args: ModelConfig, processe
     budget = Schedule.of(args, num_rows(train)).budget(args.max_steps, args.num_train_epochs)
     stage_1 = min(args.num_stage_1_steps(budget.updates), budget.updates)
     has_copy = args.needs_reference and peft_config is None
-    model = SizedModel.of(load_model_config(base, args), peft_config, args, model_args)
+    model = SizedModel.of(load_model_config(base, args), peft_config, args, model_args, processes.engine)
     num_scored = args.per_device_train_batch_size * completion
     batch = Batch(args.per_device_train_batch_size, prompt_tokens + completion, model.logits_of_score(num_scored))
     return {
@@ -206,7 +206,7 @@ def plan_of_cloud(script_args: Any, args: Any, model_args: ModelConfig, processe
     stages = stages_of(script_args, args)
     steps = {stage: num_steps(of_stage, num_rows(train), processes.number) for stage, of_stage in stages.items()}
     length = args.max_length or config.max_position_embeddings
-    model = SizedModel.of(config, peft_config, args, model_args)
+    model = SizedModel.of(config, peft_config, args, model_args, processes.engine)
     num_rows_of_batch = 2 * args.per_device_train_batch_size
     batch = Batch(num_rows_of_batch, length, model.logits_of_cloud(num_rows_of_batch * length))
     checkpoints = sum(num_checkpoints(of_stage, steps[stage]) for stage, of_stage in stages.items())
@@ -390,7 +390,7 @@ class SizedModel:
     is_lora: bool
 
     @classmethod
-    def of(cls, config: Any, peft_config: Any, args: Any, model_args: ModelConfig) -> "SizedModel":
+    def of(cls, config: Any, peft_config: Any, args: Any, model_args: ModelConfig, engine: Engine) -> "SizedModel":
         """
         Counts parameters without making any: on PyTorch's meta device.
 
@@ -403,6 +403,8 @@ class SizedModel:
                 With the precision of computing.
             model_args ([`~trl.ModelConfig`]):
                 With the weights' type.
+            engine (`str`):
+                What trains; DeepSpeed has its own type of the weights.
 
         Returns:
             [`SizedModel`]: the model.
@@ -416,7 +418,7 @@ class SizedModel:
         except (ValueError, AttributeError):  # experts, or other names for the sizes of its layers
             size = None
         trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        return cls(size, trained, precision_of(args, model_args, config), peft_config is not None)
+        return cls(size, trained, precision_of(args, model_args, config, engine), peft_config is not None)
 
     def logits_of_score(self, num_tokens: int) -> float:
         """
@@ -453,7 +455,7 @@ class SizedModel:
         return chunk_bytes(num_tokens, self.size.vocab_size, **kinds)
 
 
-def precision_of(args: Any, model_args: ModelConfig, config: Any) -> Precision:
+def precision_of(args: Any, model_args: ModelConfig, config: Any, engine: Engine) -> Precision:
     """
     Reads off the configuration how many bytes values have.
 
@@ -464,14 +466,18 @@ def precision_of(args: Any, model_args: ModelConfig, config: Any) -> Precision:
             The model's type, and whether it is quantized.
         config ([`~transformers.PreTrainedConfig`]):
             The model's configuration, for `dtype="auto"`.
+        engine (`str`):
+            What trains: with bf16 or fp16 DeepSpeed holds the weights in it, however they were loaded, and a copy in
+            fp32 with the optimizer's state.
 
     Returns:
         [`Precision`]: the bytes.
     """
     dtype = model_args.dtype if model_args.dtype not in (None, "auto") else str(getattr(config, "dtype", "float32"))
-    of_model = 2 if "16" in str(dtype) else 4
+    is_mixed = bool(args.bf16 or args.fp16)
+    of_model = 2 if "16" in str(dtype) or (is_mixed and engine.startswith("zero")) else 4
     quantized = 0.5 if model_args.load_in_4bit else 1.0 if model_args.load_in_8bit else None
-    computed = 2 if args.bf16 or args.fp16 else of_model
+    computed = 2 if is_mixed else of_model
     return Precision(weight=quantized or of_model, trained=of_model, computed=computed)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from trl import ModelConfig, ScriptArguments
 
 _FILES = (".json", ".jsonl", ".parquet", ".csv")
@@ -44,11 +45,17 @@ def load_named_dataset(script_args: ScriptArguments) -> DatasetDict | dict[str, 
 
     Returns:
         `DatasetDict` or `dict[str, Dataset]`: its splits by name.
+
+    Raises:
+        ValueError: If a file holds something else than rows.
     """
     path = Path(str(script_args.dataset_name))
     if path.suffix in _FILES:
         builder = {".jsonl": "json"}.get(path.suffix, path.suffix[1:])
-        return load_dataset(builder, data_files={script_args.dataset_train_split: str(path)})
+        try:
+            return load_dataset(builder, data_files={script_args.dataset_train_split: str(path)})
+        except DatasetGenerationError as error:
+            raise ValueError(f"Expected rows in '{path}', got what is no {builder}: {error.__cause__}") from error
     return load_dataset(
         script_args.dataset_name, name=script_args.dataset_config, streaming=script_args.dataset_streaming
     )

@@ -82,4 +82,7 @@ class CLoudScriptArguments(ScriptArguments):
 
     def __post_init__(self) -> None:
         if isinstance(self.classic_options, str):
-            self.classic_options = json.loads(self.classic_options)
+            try:
+                self.classic_options = json.loads(self.classic_options)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`--classic_options` takes JSON, got {self.classic_options!r}: {error}.") from error

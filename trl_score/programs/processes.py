@@ -29,15 +29,15 @@ class Processes:
     engine: Engine
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], deepspeed: str | None = None) -> "Processes":
+    def of(cls, given: Mapping[str, Any], deepspeed: str | dict[str, Any] | None = None) -> "Processes":
         """
         Reads the launcher's options and its file, or the environment of a process that is launched.
 
         Args:
             given (`Mapping[str, Any]`):
                 The launcher's options by name.
-            deepspeed (`str`, *optional*):
-                A configuration of DeepSpeed's that the trainer is given.
+            deepspeed (`str` or `dict`, *optional*):
+                A configuration of DeepSpeed's that the trainer is given, or its file.
 
         Returns:
             [`Processes`]: the processes.
@@ -50,9 +50,9 @@ class Processes:
             engine = _ZERO[int(stage)] if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true" else "ddp"
             if os.environ.get("ACCELERATE_USE_FSDP") == "true":
                 engine = "fsdp2"
-            return cls(int(os.environ.get("WORLD_SIZE", "1")), _stage_of_json(deepspeed) or engine)
+            return cls(int(os.environ.get("WORLD_SIZE", "1")), _stage_of(deepspeed) or engine)
         settings = {**_settings_of_file(given), **given}
-        return cls(_number_of(settings), _stage_of_json(deepspeed) or _engine_of(settings))
+        return cls(_number_of(settings), _stage_of(deepspeed) or _engine_of(settings))
 
 
 def _settings_of_file(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,12 +76,13 @@ def _number_of(settings: Mapping[str, Any]) -> int:
 
 def _engine_of(settings: Mapping[str, Any]) -> Engine:
     if settings.get("use_deepspeed"):
-        return _ZERO[int(settings.get("zero_stage") or 2)]  # accelerate's default
+        own = _stage_of(settings.get("deepspeed_config_file"))
+        return own or _ZERO[int(settings.get("zero_stage") or 2)]  # accelerate's default
     return "fsdp2" if settings.get("use_fsdp") else "ddp"
 
 
-def _stage_of_json(file: str | None) -> Engine | None:
-    if not file:
+def _stage_of(config: str | dict[str, Any] | None) -> Engine | None:
+    if not config:
         return None
-    settings = json.loads(Path(file).read_text())
+    settings = config if isinstance(config, dict) else json.loads(Path(config).read_text())
     return _ZERO[int(settings.get("zero_optimization", {}).get("stage", 0))]

@@ -135,7 +135,12 @@ def _load_reward_func(name: str) -> Callable[..., Any]:
     if not module_name:
         raise ValueError(f"Reward function {name!r} is not known. Use 'adder', or a dotted import path.")
     sys.path.insert(0, str(Path.cwd()))
-    module = importlib.import_module(module_name)
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if not error.name or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and lacks another one
+        raise ValueError(f"Reward function {name!r}: there is no module {error.name!r} on the path.") from error
     if not hasattr(module, attribute):
         raise ValueError(f"Module {module_name!r} has no {attribute!r}; it has {', '.join(dir(module))}.")
     found = getattr(module, attribute)
