@@ -186,6 +186,16 @@ class SaveOnSigterm(TrainerCallback):
 
     on_evaluate = on_step_end
 
+    def end_if_received(self) -> None:
+        """
+        Ends the process after training, if any of the processes got a SIGTERM.
+
+        Raises:
+            `SystemExit`: With `SIGTERM_EXIT_CODE`.
+        """
+        if self.on_any_process(self.is_received):
+            raise SystemExit(SIGTERM_EXIT_CODE)
+
 
 class StepTimer(TrainerCallback):
     """

@@ -204,6 +204,21 @@ class CheckpointSeams(HubSeams):
     def end_progress(self) -> None:
         """Takes the display of the progress away, however training has ended."""
 
+    def on_any_process(self, flag: bool) -> bool:
+        """
+        Tells whether something holds on any of the processes, which all ask at once.
+
+        Args:
+            flag (`bool`):
+                Whether it holds on this one.
+
+        Returns:
+            `bool`: the same on all.
+        """
+        if self.accelerator.num_processes == 1:
+            return flag
+        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
+
     def checkpoint_to_resume(self, name: str | bool | None) -> str | None:
         """
         Finds the checkpoint that is meant, which must be whole.

@@ -1,6 +1,7 @@
 """The trainer: its loss against a slow second implementation, what it logs, evaluates, saves and goes on with."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import trl
 from cloud_runs import preference_dataset, short_config
 from peft import LoraConfig
 from torch.nn.functional import logsigmoid
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
+from trl_score.callbacks import SIGTERM_EXIT_CODE
 from trl_score.checkpoints import WHOLE_FILE
 from trl_score.cloud.cloud_trainer import CLoudRewardTrainer
 from trl_score.cloud.modeling import CLoudRewardModel, load_reward_model
@@ -570,6 +572,31 @@ def test_training_goes_on_from_a_checkpoint(make_trainer, tmp_path):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     for name, weight in resumed.model.state_dict().items():
         torch.testing.assert_close(weight, whole.model.state_dict()[name], msg=name)
+
+
+class SigtermInStep(TrainerCallback):
+    """Sends this process a SIGTERM while its second step is made."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+def test_sigterm_saves_and_ends_and_training_goes_on(make_trainer):
+    options = {"max_steps": 4, "lr_scheduler_type": "linear"}
+    whole = make_trainer(**options)
+    whole.train()
+    ended = make_trainer(**options)
+    ended.add_callback(SigtermInStep())
+    with pytest.raises(SystemExit) as stop:
+        ended.train()
+    assert stop.value.code == SIGTERM_EXIT_CODE
+    assert ended.state.global_step == 2
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=True)
+    assert training_logs(resumed)[1]["step"] == 2 and training_logs(resumed)[-1]["step"] == 4
+    for name, weight in resumed.model.state_dict().items():
+        assert torch.equal(weight, whole.model.state_dict()[name]), name
 
 
 def test_model_card_names_the_method(make_trainer, tmp_path):

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_score import trl_compat
+from trl_score.callbacks import SaveOnSigterm
 from trl_score.cloud.cloud_config import CLoudRewardConfig
 from trl_score.cloud.collator import (
     PREPARED_COLUMNS,
@@ -196,8 +197,30 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
         if isinstance(collator, DataCollatorForCritiques):
             self.add_callback(_EpochOfCritiques(collator))
+        self._sigterm = SaveOnSigterm(self.on_any_process)
+        self.add_callback(self._sigterm)
         self._progress = CritiqueProgress()
         show_progress(self, self._progress)
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
+        """
+        Trains, as [`~transformers.Trainer.train`].
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*):
+                A checkpoint's folder, or `True` for the last whole one in `output_dir`.
+
+        Returns:
+            `TrainOutput`: what [`~transformers.Trainer.train`] returns.
+
+        Raises:
+            `ValueError`: If the checkpoint is not whole, or none is.
+            `SystemExit`: With code 143, after a SIGTERM: training was saved at the end of the step.
+        """
+        with self._sigterm.listening():
+            output = super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        self._sigterm.end_if_received()
+        return output
 
     def end_progress(self) -> None:
         """Takes the display of the progress away."""

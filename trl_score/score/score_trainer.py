@@ -20,7 +20,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from trl_score import trl_compat
 from trl_score.callbacks import (
-    SIGTERM_EXIT_CODE,
     AdaptiveBeta2,
     SaveOnSigterm,
     StageBoundary,
@@ -221,7 +220,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._gathered_columns = torch.empty(0, len(ROLLOUT_COLUMNS))
         self.adaptive_beta_2 = AdaptiveBeta2(args.beta_2, args.beta_2_target_kl)
         self.add_callback(self.adaptive_beta_2)
-        self._sigterm = SaveOnSigterm(self._on_any_process)
+        self._sigterm = SaveOnSigterm(self.on_any_process)
         self.add_callback(StageBoundary(args))
         self.add_callback(self._sigterm)
         self.add_callback(StepTimer(self._windows["train"]))
@@ -278,18 +277,12 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self.forget_engine_weights()
         with self._sigterm.listening():
             output = super().train(resume_from_checkpoint=checkpoint, **kwargs)
-        if self._on_any_process(self._sigterm.is_received):
-            raise SystemExit(SIGTERM_EXIT_CODE)
+        self._sigterm.end_if_received()
         return output
 
     def end_progress(self) -> None:
         """Takes the display of the progress away."""
         self._progress.close()
-
-    def _on_any_process(self, flag: bool) -> bool:
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)).item())
 
     def resume_state(self) -> dict[str, Any]:
         """
