@@ -94,6 +94,9 @@ def test_a_file_of_accelerate_goes_before_a_name_of_ours(tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     (tmp_path / "zero2").write_text("num_processes: 2\n")
     assert launcher.accelerate_config_file("zero2") == Path("zero2")
+    (tmp_path / "broken.yaml").write_text("num_processes: [2\n")
+    with pytest.raises(ValueError, match=r"Expected YAML in 'broken.yaml'"):
+        launcher.accelerate_config_file("broken.yaml")
     with pytest.raises(ValueError, match=r"takes a file or one of fsdp2, multi_gpu, zero1, .*mean zero3_offload\?"):
         launcher.accelerate_config_file("zero3_ofload")
 

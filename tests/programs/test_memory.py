@@ -30,6 +30,14 @@ def test_what_zero_splits_over_four_processes(engine: str, weights: int, gradien
     assert (need.weights, need.gradients, need.optimizer, need.reference) == (weights, gradients, optimizer, 0)
 
 
+def test_gradients_of_fsdp2_are_whole_over_several_micro_batches() -> None:
+    needs = [
+        memory_need(MODEL, BATCH, FP32, num_trained=1000, engine="fsdp2", num_processes=4, num_micro_batches=number)
+        for number in (1, 2)
+    ]
+    assert [need.gradients for need in needs] == [1000, 4000]
+
+
 def test_an_adapter_comes_on_top_of_frozen_4_bit_weights() -> None:
     precision = Precision(weight=0.5, trained=4, computed=2)
     need = memory_need(MODEL, BATCH, precision, num_trained=50, gradient_checkpointing=True)

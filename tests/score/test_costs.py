@@ -110,6 +110,11 @@ def test_state_of_100_weights_in_fp32_on_four_processes(engine, weights, referen
     assert state.total == weights + reference + gradients + optimizer
 
 
+@pytest.mark.parametrize(("engine", "gradients"), [("fsdp2", 400), ("zero3", 100)])
+def test_fsdp2_keeps_whole_gradients_until_the_last_micro_batch(engine, gradients):
+    assert state_bytes(100, 100, engine=engine, num_processes=4, num_micro_batches=2).gradients == gradients
+
+
 def test_an_adapter_needs_gradients_and_optimizer_for_itself_alone():
     state = state_bytes(110, 10, has_reference_copy=False)  # 100 frozen in bf16, 10 in fp32
     assert (state.weights, state.reference, state.gradients, state.optimizer) == (240, 0, 40, 80)

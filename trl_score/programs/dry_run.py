@@ -547,6 +547,7 @@ def memory(
         num_processes=processes.number,
         has_reference_copy=has_reference_copy,
         gradient_checkpointing=args.gradient_checkpointing,
+        num_micro_batches=args.gradient_accumulation_steps,
     )
     trained = f"{model.num_trained:,} trained{' (LoRA)' if model.is_lora else ''}"
     parts = {**asdict(need), "together": need.total}

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from trl_score.command_parser import nearest
+from trl_score.command_parser import nearest, read_settings
 from trl_score.exit_codes import STOPPED
 from trl_score.programs.parser import ACCELERATE_CONFIGS, accelerate_config_names
 from trl_score.programs.run import run_with_options
@@ -127,15 +127,18 @@ def accelerate_config_file(name: str) -> Path:
         `Path`: The file.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If it is neither, or the file is no YAML.
 
     Example:
         >>> accelerate_config_file("zero2").name
         'accelerate_zero2.yaml'
     """
     own = ACCELERATE_CONFIGS / f"accelerate_{name}.yaml"
-    if Path(name).is_file() or own.is_file():
-        return Path(name) if Path(name).is_file() else own
+    if Path(name).is_file():
+        read_settings(name)  # what is no YAML is told here, in one sentence
+        return Path(name)
+    if own.is_file():
+        return own
     known = accelerate_config_names()
     raise ValueError(
         f"`--accelerate_config` takes a file or one of {', '.join(known)}, got {name!r}{nearest(name, known)}."

@@ -80,6 +80,7 @@ def memory_need(
     num_processes: int = 1,
     has_reference_copy: bool = False,
     gradient_checkpointing: bool = False,
+    num_micro_batches: int = 1,
 ) -> MemoryNeed:
     """
     Estimates the bytes of one process in the update of one micro-batch.
@@ -88,7 +89,7 @@ def memory_need(
 
     - weights = (P - p) b_w + p b_t, over W under ZeRO-3 and FSDP2;
     - reference = P b_w where it is a copy, over W likewise; the same model with its adapter off costs nothing;
-    - gradients = p b_t, over W from ZeRO-2 on;
+    - gradients = p b_t, over W from ZeRO-2 on, but under FSDP2 only where a step is one micro-batch;
     - optimizer = 2 p b_t (AdamW's moments), under ZeRO 12 p (fp32, with a copy of the weights), over W from ZeRO-1 on;
     - activations = rows times [`~trl_score.score.costs.activation_bytes`];
     - logits as the batch says: [`~trl_score.score.costs.logit_bytes`] of SCoRe, [`chunk_bytes`] of CLoud.
@@ -113,6 +114,8 @@ def memory_need(
             Whether the reference is a model of its own.
         gradient_checkpointing (`bool`, *optional*, defaults to `False`):
             Whether activations are computed again in the backward.
+        num_micro_batches (`int`, *optional*, defaults to `1`):
+            Micro-batches of a step.
 
     Returns:
         [`MemoryNeed`]: bytes.
@@ -127,6 +130,7 @@ def memory_need(
         bytes_per_weight=precision.weight,  # type: ignore[arg-type]
         bytes_per_trained_weight=precision.trained,
         has_reference_copy=has_reference_copy,
+        num_micro_batches=num_micro_batches,
     )
     kept = activation_bytes(
         size, batch.num_tokens, bytes_per_value=precision.computed, gradient_checkpointing=gradient_checkpointing

@@ -366,6 +366,7 @@ def state_bytes(
     bytes_per_weight: int = 2,
     bytes_per_trained_weight: int = 4,
     has_reference_copy: bool = True,
+    num_micro_batches: int = 1,
 ) -> StateBytes:
     """
     Bytes of weights, reference, gradients and AdamW on each process (ZeRO, arXiv 1910.02054, section 5).
@@ -385,6 +386,9 @@ def state_bytes(
             Of the weights that are trained, and of their gradients: 4 in fp32, also where autocast computes in bf16.
         has_reference_copy (`bool`, *optional*, defaults to `True`):
             Whether the reference is a model of its own, as in full fine-tuning.
+        num_micro_batches (`int`, *optional*, defaults to `1`):
+            Micro-batches of a step. With several, FSDP2 keeps whole gradients until the last, as accelerate adds them
+            up before it splits them.
 
     Returns:
         `StateBytes`: bytes of one process.
@@ -403,10 +407,11 @@ def state_bytes(
     share = [1.0, *(1 / num_processes if sharded >= stage else 1.0 for stage in (1, 2, 3))]
     frozen_bytes = (num_parameters - num_trained) * bytes_per_weight
     optimizer_bytes = 12 if engine in ("zero1", "zero2", "zero3") else 2 * bytes_per_trained_weight
+    keeps_whole_gradients = engine == "fsdp2" and num_micro_batches > 1
     return StateBytes(
         weights=(frozen_bytes + num_trained * bytes_per_trained_weight) * share[3],
         reference=num_parameters * bytes_per_weight * share[3] * has_reference_copy,
-        gradients=num_trained * bytes_per_trained_weight * share[2],
+        gradients=num_trained * bytes_per_trained_weight * (1.0 if keeps_whole_gradients else share[2]),
         optimizer=num_trained * optimizer_bytes * share[1],
     )
 
