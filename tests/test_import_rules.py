@@ -72,7 +72,15 @@ LAYERS = {
     "plots": Layer(("plots", "plots.*"), ("text",), ("numpy",), ("matplotlib", "pandas")),
     "data": Layer(("data", "data.*"), ("text",), ("numpy", "datasets"), ("tokenizers", "transformers")),
     "maths": Layer(
-        ("score.shaping", "score.advantages", "score.importance", "score.losses", "score.turn_metrics", "cloud.losses"),
+        (
+            "score.shaping",
+            "score.advantages",
+            "score.group_signal",
+            "score.importance",
+            "score.losses",
+            "score.turn_metrics",
+            "cloud.losses",
+        ),
         ("text",),
         ("torch", "numpy"),
     ),

@@ -126,6 +126,12 @@ class SCoReConfig(GRPOConfig):
             Whether reward functions score turn 1 in a background thread while turn 2 is generated. Reward models never
             do. Turn it off for a function that uses the accelerator or communicates between processes.
 
+        skip_without_signal (`bool`, *optional*, defaults to `False`):
+            Whether to leave prompts out of the update of whose rollouts all are paid alike: in Stage I the same reward
+            in turn 2, in Stage II in both turns. Nothing is learned from those rewards, and the forward and backward
+            over them are saved. What the KL penalty would do there is lost, and the logs of KL and entropy are of the
+            other rollouts.
+
         > Parameters that control what happens when something goes wrong
 
         max_skipped_steps (`int`, *optional*, defaults to `3`):
@@ -286,6 +292,15 @@ class SCoReConfig(GRPOConfig):
         },
     )
 
+    skip_without_signal: bool = field(
+        default=False,
+        metadata={
+            "help": "Whether to leave prompts out of the update of whose rollouts all are paid alike: in Stage I the "
+            "same reward in turn 2, in Stage II in both turns. What the KL penalty would do there is lost, and the "
+            "logs of KL and entropy are of the other rollouts."
+        },
+    )
+
     # Parameters that control what happens when something goes wrong
     max_skipped_steps: int = field(
         default=3,
@@ -413,6 +428,11 @@ class SCoReConfig(GRPOConfig):
             raise ValueError(
                 f"The {self.baseline!r} baseline compares the rollouts of one prompt, so `num_generations` must be at "
                 f"least 2, got {self.num_generations}. Raise it."
+            )
+        if self.skip_without_signal and self.baseline == "none":
+            raise ValueError(
+                "`skip_without_signal=True` leaves out rollouts that are paid as their baseline says, and "
+                "`baseline='none'` has none. Choose another baseline, or turn it off."
             )
 
     def _check_refused(self) -> None:

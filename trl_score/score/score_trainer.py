@@ -33,6 +33,7 @@ from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Prom
 from trl_score.score import preflight
 from trl_score.score.adapters import check_adapters, is_reference_active, set_reference_adapter
 from trl_score.score.advantages import group_advantages, spread_over_turns
+from trl_score.score.group_signal import has_signal, only_with_signal
 from trl_score.score.importance import importance_weights, sampling_columns, sampling_gap, sampling_metrics
 from trl_score.score.losses import reduce_loss, score_loss, sequence_kl, sum_over_turn
 from trl_score.score.phase_memory import PhaseMemory
@@ -513,6 +514,13 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         local = slice(self._first_row, self._first_row + len(self._rollouts))
         batch["num_items_in_batch"] = self.accelerator.gather((turn_of_token > 0).sum()).sum()
         batch["rewards_t1"], batch["rewards_t2"] = rewards_t1[local], rewards_t2[local]
+        if self.mode == "train":
+            no_penalty = torch.zeros_like(rewards_t1)
+            paid = self._returns(rewards_t1, rewards_t2, (no_penalty, no_penalty))
+            is_kept = has_signal(paid.returns_t1, paid.returns_t2, self.num_generations)
+            self._windows["train"].add_mean("score/without_signal", (~is_kept).to(rewards_t1.dtype))
+            if self.args.skip_without_signal:
+                batch["has_signal"] = is_kept[local]
         batch["max_tokens"] = torch.tensor([setting.num_learned for setting in self._settings], device=device)  # (B,)
         if self.args.kl_estimator != "k1" and self.beta != 0.0:
             coefficients = torch.tensor(self.kl_coefficients, device=device).expand(len(self._rollouts), 2)
@@ -533,7 +541,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         It is where all rollouts of a group are in one micro-batch, which is used once, with the weights that wrote it.
         """
         is_needed = self.args.kl_estimator == "k1" and self.beta != 0.0 and self.mode == "train"
-        return is_needed and self.args.steps_per_generation == 1 and "old_per_token_logps" not in batch
+        is_used_once = self.args.steps_per_generation == 1 and "old_per_token_logps" not in batch
+        return is_needed and is_used_once and not self.args.skip_without_signal
 
     def _pay_turns(
         self,
@@ -543,7 +552,18 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         turn_of_token: torch.Tensor,
     ) -> torch.Tensor:
         """Advantages of this process's tokens, `(B, T)`, from rewards and penalties of all, `(N,)`; logs both."""
-        returns = turn_returns(
+        returns = self._returns(rewards_t1, rewards_t2, penalties)
+        advantages_t1, advantages_t2 = self._advantages(returns)
+        self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
+        if self.args.log_completions:
+            self._log_table(advantages_t1, advantages_t2)
+        local = slice(self._first_row, self._first_row + len(self._rollouts))
+        return spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
+
+    def _returns(
+        self, rewards_t1: torch.Tensor, rewards_t2: torch.Tensor, penalties: tuple[torch.Tensor, torch.Tensor]
+    ) -> TurnReturns:
+        return turn_returns(
             rewards_t1,
             rewards_t2,
             *penalties,
@@ -551,12 +571,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             alpha=self.args.alpha,
             turn_discount=self.args.turn_discount,
         )
-        advantages_t1, advantages_t2 = self._advantages(returns)
-        self._log_rollouts(rewards_t1, rewards_t2, returns, advantages_t1, advantages_t2)
-        if self.args.log_completions:
-            self._log_table(advantages_t1, advantages_t2)
-        local = slice(self._first_row, self._first_row + len(self._rollouts))
-        return spread_over_turns(advantages_t1[local], advantages_t2[local], turn_of_token)
 
     def _pay_turns_late(self, batch: trl_compat.Batch, logps: torch.Tensor) -> None:
         """Adds `advantages` to a batch that has none yet, from the log-probabilities of its update."""
@@ -656,6 +670,9 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             `torch.Tensor` of shape `()`: the loss, scaled for gradient accumulation.
         """
         self._memory.begin()
+        share_of_rows = 1.0
+        if "has_signal" in batch:
+            batch, share_of_rows = only_with_signal(batch, batch["has_signal"])
         forward = self.log_probs(model, batch, compute_entropy=True)
         logps, turn_of_token = forward.per_token_logps, batch["turn_of_token"]
         if "row" in batch:
@@ -681,6 +698,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             num_tokens=self._tokens_per_micro_batch(batch),
             max_tokens=batch["max_tokens"],
         )
+        if self.args.loss_type != "dapo":  # which divides by all tokens of the rollout batch, not by rows
+            scalar = scalar * share_of_rows
         if forward.aux_loss is not None:
             scalar = scalar + self.router_aux_loss_coef * forward.aux_loss
         self._log_loss(forward, loss.is_clipped, batch, scalar)
