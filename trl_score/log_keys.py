@@ -16,7 +16,7 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/reward_t1": "Mean weighted reward of turn 1, of those scorable.",
     "score/reward_t2": "Mean weighted reward of turn 2, of those scorable.",
     "score/shaped_reward_t2": "Mean reward of turn 2 after shaping: r2 in Stage I, r2 + alpha (r2 - r1) in Stage II.",
-    "score/without_signal": "Share of rollouts whose whole group is paid alike, so that its rewards teach nothing.",
+    "score/without_signal": "Share of rollouts whose group is paid alike, which teaches nothing; not in evaluation.",
     "score/unscorable": "Number of turns, of both kinds, that no reward function could score, per rollout batch.",
     "score/advantage_abs_t1": "Mean absolute advantage of turn 1, as trained on.",
     "score/advantage_abs_t2": "Mean absolute advantage of turn 2, as trained on.",

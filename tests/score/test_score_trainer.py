@@ -26,6 +26,7 @@ from trl_score.score.score_trainer import SCoReTrainer
 
 # Not in evaluation: nothing is updated there.
 TRAIN_ONLY_KEYS = {
+    "score/without_signal",
     "score/seconds_update",
     "score/seconds_optimizer",
     "score/seconds_step",
