@@ -101,6 +101,16 @@ def test_a_file_of_accelerate_goes_before_a_name_of_ours(tmp_path: Path, monkeyp
         launcher.accelerate_config_file("zero3_ofload")
 
 
+def test_processes_that_would_not_be_started_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 0)
+    with pytest.raises(ValueError, match=r"`--num_processes 2` alone would start one process here.* Add `--multi_gpu`"):
+        launcher.start("score", parse("--num_processes", "2", "--mixed_precision=no"))
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 2)
+    launcher.check_processes({"num_processes": 2})
+
+
 def test_a_launched_process_launches_none(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = []
     monkeypatch.setattr(launcher, "run_with_options", lambda name, options: ran.append(name) or 0)

@@ -20,6 +20,7 @@ from trl_score.programs.parser import ACCELERATE_CONFIGS, accelerate_config_name
 from trl_score.programs.run import run_with_options
 
 _SECONDS_TO_STOP = 5.0
+_NUMBERS_AND_PRECISION = ("num_processes", "num_cpu_threads_per_process", "mixed_precision", "main_process_port")
 
 
 def start(name: str, options: argparse.Namespace) -> int:
@@ -36,7 +37,8 @@ def start(name: str, options: argparse.Namespace) -> int:
         `int`: The exit code, of a launched program that of its first process to fail.
 
     Raises:
-        ValueError: If the launcher's options are given to a process that is launched already, or name no file.
+        ValueError: If the launcher's options are given to a process that is launched already, name no file, or would
+            start fewer processes than they say.
     """
     if is_launched(os.environ):
         if options.launcher_arguments:
@@ -47,6 +49,7 @@ def start(name: str, options: argparse.Namespace) -> int:
         return run_with_options(name, options)
     if options.dry_run or not needs_launch(options.launcher):
         return run_with_options(name, options)
+    check_processes(options.launcher)
     return launch([*launcher_arguments(options.launcher), "--module", "trl_score.programs", name], options)
 
 
@@ -84,6 +87,34 @@ def needs_launch(given: Mapping[str, object]) -> bool:
     from accelerate.commands.config.config_args import default_config_file
 
     return bool(given) or Path(default_config_file).is_file() or torch.accelerator.device_count() > 1
+
+
+def check_processes(given: Mapping[str, object]) -> None:
+    """
+    Refuses several processes of which `accelerate launch` would start one, without a word: it takes a number of
+    processes for one of GPUs, unless it is told what they are.
+
+    Args:
+        given (`Mapping[str, Any]`):
+            The launcher's options.
+
+    Raises:
+        ValueError: If nothing but their number is given, and there are not several devices.
+
+    Example:
+        >>> check_processes({"num_processes": 2, "multi_gpu": True})
+    """
+    import torch
+    from accelerate.commands.config.config_args import default_config_file
+
+    number = int(str(given.get("num_processes", 1)))
+    says_how = any(value for option, value in given.items() if option not in _NUMBERS_AND_PRECISION)
+    has_default = Path(default_config_file).is_file()
+    if number > 1 and not says_how and not has_default and torch.accelerator.device_count() <= 1:
+        raise ValueError(
+            f"`--num_processes {number}` alone would start one process here, where there are not several devices. Add "
+            "`--multi_gpu`, and `--use_cpu` for processes on CPUs, or name an `--accelerate_config`."
+        )
 
 
 def launcher_arguments(given: Mapping[str, object]) -> list[str]:
