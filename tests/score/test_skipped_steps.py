@@ -90,6 +90,10 @@ def test_rollout_as_a_person_reads_it():
         "advantage_t2": 2.0,
     }
     assert rollout_as_text(row, tokenizer) == expected
+    # JSON has no NaN and no infinity.
+    broken = {**row, "advantages": torch.full((len(turns) + 1,), NAN), "rewards_t2": torch.tensor(math.inf)}
+    texts = {"reward_t2": "inf", "advantage_t1": "nan", "advantage_t2": "nan"}
+    assert rollout_as_text(broken, tokenizer) == {**expected, **texts}
     # Turn 1 is not learned from: it came from the dataset, or was cut off.
     row["turn_of_token"][row["turn_of_token"] == 1] = 0
     assert rollout_as_text(row, tokenizer) == {**expected, "turn_1": None, "advantage_t1": None}

@@ -87,7 +87,8 @@ def write_rollouts(
 ) -> None:
     """
     Writes the rollouts of some micro-batches, one a line: prompt, completion with both turns and what stands between
-    them, each turn's text, reward and advantage. `null` where a turn is not learned from, or has no reward.
+    them, each turn's text, reward and advantage. `null` where a turn is not learned from, or has no reward; `"nan"` and
+    `"inf"` where an advantage is no number, and `"inf"` where a reward is infinite.
 
     Args:
         path (`pathlib.Path`):
@@ -132,6 +133,28 @@ def rollout_as_text(row: Mapping[str, torch.Tensor], tokenizer: "PreTrainedToken
         is_turn, reward = row["turn_of_token"] == turn, row[f"rewards_t{turn}"]
         is_learned = bool(is_turn.any())
         text[f"turn_{turn}"] = tokenizer.decode(row["completion_ids"][is_turn]) if is_learned else None
-        text[f"reward_t{turn}"] = None if torch.isnan(reward) else reward.item()
-        text[f"advantage_t{turn}"] = row["advantages"][is_turn][0].item() if is_learned else None
+        text[f"reward_t{turn}"] = None if torch.isnan(reward) else as_json(reward.item())
+        text[f"advantage_t{turn}"] = as_json(row["advantages"][is_turn][0].item()) if is_learned else None
     return text
+
+
+def as_json(number: float) -> float | str:
+    """
+    Gives a number as strict readers of JSON take it, which know no NaN and no infinity.
+
+    Args:
+        number (`float`):
+            The number.
+
+    Returns:
+        `float` or `str`: the number, or its name.
+
+    Example:
+
+    ```python
+    >>> as_json(0.5), as_json(float("nan")), as_json(float("-inf"))
+    (0.5, 'nan', '-inf')
+
+    ```
+    """
+    return number if math.isfinite(number) else str(number)
