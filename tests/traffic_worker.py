@@ -55,8 +55,8 @@ class CountedTrainer(SCoReTrainer):
             return super().roll_out(*args)
 
     @contextmanager
-    def measuring_log_probs(self):
-        with self.counter.during("forwards"), super().measuring_log_probs():
+    def measuring_log_probs(self, model):
+        with self.counter.during("forwards"), super().measuring_log_probs(model):
             yield
 
 

@@ -136,11 +136,10 @@ class MatrixTrainer(EngineTrainer):
         is_last = self.accelerator.process_index == self.accelerator.num_processes - 1
         return is_last and self.nan == kind and self.state.global_step == NAN_STEP
 
-    def log_probs(self, model: Any, batch: Any, **kwargs: Any) -> Any:
-        outputs = super().log_probs(model, batch, **kwargs)
-        if self.is_nan_now("nan_loss") and outputs.per_token_logps.requires_grad:
-            return outputs._replace(per_token_logps=outputs.per_token_logps * float("nan"))
-        return outputs
+    def turn_loss(self, model: Any, batch: Any) -> torch.Tensor:
+        if self.is_nan_now("nan_loss"):  # in what the loss is multiplied by, so that the advantages are none
+            batch["importance_sampling_ratio"] = torch.full(batch["completion_ids"].shape, torch.nan)
+        return super().turn_loss(model, batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         loss = super().training_step(*args, **kwargs)

@@ -40,7 +40,7 @@ SCORE_LOG_KEYS: dict[str, str] = {
     "score/seconds_generation_t2": "Seconds spent generating turn 2.",
     "score/seconds_rewards": "Seconds the trainer waited for rewards.",
     "score/seconds_reference": "Seconds spent on the log-probabilities of the reference.",
-    "score/seconds_log_probs": "Seconds spent on the log-probabilities of the policy that nothing is learned from.",
+    "score/seconds_log_probs": "Seconds spent on log-probabilities of the policy before the update, if it needs any.",
     "score/seconds_update": "Seconds spent on forward and backward.",
     "score/seconds_optimizer": "Seconds spent on the optimizer's step.",
     "score/seconds_step": "Seconds of a whole step; those of its phases, which are above, sum up to nearly as many.",

@@ -18,7 +18,7 @@ import pytest
 from chat_server import Answer, ChatServer
 from datasets import Dataset, DatasetDict, load_from_disk
 
-from trl_score.cloud.chat import ChatError
+from trl_score.cloud.chat import ChatError, Sampling
 from trl_score.cloud.endpoint import ChatEndpoint
 from trl_score.cloud.prompt_sets import load_prompt_set, read_prompts
 from trl_score.cloud.recipe import (
@@ -154,7 +154,8 @@ def test_every_prompt_is_answered_several_times(tmp_path, prompt_sets):
         run(config, server.url)
     asked = Counter((request.question, request.body["seed"]) for request in server.seen)
     prompts = [row["prompt"] for rows in rows_of(config, "prompts").values() for row in rows]
-    assert asked == {(prompt, seed): 1 for prompt in prompts for seed in (42, 43, 44)}
+    seeds = [Sampling(max_tokens=1, seed=42).seed_of_draw(draw) for draw in range(3)]
+    assert asked == {(prompt, seed): 1 for prompt in prompts for seed in seeds}
     assert {request.body["temperature"] for request in server.seen} == {1.0}
     assert {request.body["max_tokens"] for request in server.seen} == {2048}
 
@@ -405,7 +406,7 @@ def test_a_killed_run_goes_on_where_it_was_and_nothing_is_written_twice(tmp_path
 
 
 def test_a_local_model_answers(tmp_path, prompt_sets, local_model):
-    config = config_for(tmp_path, prompt_sets, num_prompts=6, last_step="responses", response_max_tokens=24)
+    config = config_for(tmp_path, prompt_sets, num_prompts=6, last_step="responses", response_max_tokens=96)
     from trl_score.cloud.local_chat import LocalChat
 
     counts = run_recipe(config, responder=LocalChat(str(local_model("qwen2")), batch_size=16))

@@ -119,7 +119,10 @@ def test_each_row_is_rolled_out_and_paid_by_its_own_task(batches, local_model, t
 
 
 def test_dr_grpo_divides_each_row_by_its_own_budget(local_model, tmp_path):
-    trainer = mixture_trainer(local_model, tmp_path, max_steps=3, stage="2", loss_type="dr_grpo", learning_rate=0.0)
+    # In two micro-batches a step: of one alone, the advantages are made in the midst of the update.
+    halves = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2}
+    options = {"stage": "2", "loss_type": "dr_grpo", "learning_rate": 0.0}
+    trainer = mixture_trainer(local_model, tmp_path, max_steps=3, **halves, **options)
     trainer.train()
     wrong = []
     for (rows, _, _, _, batch), entry in zip(trainer.kept["train"], training_logs(trainer), strict=True):
