@@ -7,8 +7,9 @@ every override calls `super()` and edits what comes back.
 
 import logging
 import math
+import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -291,12 +292,37 @@ class EngineSeams(CheckpointSeams):
     """What accelerate's engines do otherwise than both trainers need it."""
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Makes the accelerator as [`~transformers.Trainer`], and has FSDP2 keep the dtype of what a model returns."""
+        """
+        Makes the accelerator as [`~transformers.Trainer`], and has FSDP2 keep the dtype of what a model returns.
+
+        Raises:
+            `ValueError`: If FSDP was asked for where accelerate would train with DDP instead.
+        """
         super().create_accelerator_and_postprocess()
+        if self.accelerator.num_processes > 1 and not self.is_fsdp_enabled:
+            refuse_ddp_for_fsdp(os.environ)
         plugin = self.accelerator.state.fsdp_plugin if self.is_fsdp_enabled else None
         if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
             # In bf16 it would round log-probabilities and rewards, which were computed in fp32.
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+
+
+def refuse_ddp_for_fsdp(environment: Mapping[str, str]) -> None:
+    """
+    Refuses to train with DDP where FSDP was asked for, which accelerate does on a CPU without a word.
+
+    Args:
+        environment (`Mapping[str, str]`):
+            What accelerate's launcher has set.
+
+    Raises:
+        `ValueError`: If it was told to use FSDP.
+    """
+    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        raise ValueError(
+            "FSDP was asked for, which accelerate knows on accelerators only: here it would train with DDP without a "
+            "word. Use DDP or DeepSpeed on a CPU, see docs/engines.md."
+        )
 
 
 class GRPOSeams(EngineSeams, GRPOTrainer):

@@ -16,6 +16,7 @@ from datasets import Dataset, IterableDataset
 from score_runs import addition_dataset, odd_length, short_config
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from trl_score import trl_compat
 from trl_score.score.score_trainer import SCoReTrainer
 
 
@@ -173,6 +174,21 @@ def test_refused_before_the_model_is_loaded(name, weightless, tmp_path):
     options, error, message = BAD_CALLS[name]
     with pytest.raises(error, match=message):
         build(weightless, tmp_path, **options)
+
+
+def test_a_folder_that_cannot_be_made(weightless, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="Not a directory") as raised:
+        build(weightless, tmp_path / "file" / "run")
+    (note,) = raised.value.__notes__
+    assert "Expected an `output_dir` that can be written into" in note
+
+
+def test_fsdp_that_accelerate_would_not_use():
+    with pytest.raises(ValueError, match="FSDP was asked for, which accelerate knows on accelerators only"):
+        trl_compat.refuse_ddp_for_fsdp({"ACCELERATE_USE_FSDP": "true"})
+    trl_compat.refuse_ddp_for_fsdp({"ACCELERATE_USE_FSDP": "false"})
+    trl_compat.refuse_ddp_for_fsdp({})
 
 
 def test_no_chat_template(weightless, tmp_path):

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase, TrainerCallback
 
 from trl_score import trl_compat
 from trl_score.callbacks import SaveOnSigterm
+from trl_score.checkpoints import check_writable
 from trl_score.cloud.cloud_config import CLoudRewardConfig
 from trl_score.cloud.collator import (
     PREPARED_COLUMNS,
@@ -151,6 +152,8 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
                 "`stage='both'` is two trainings with a generation between them. Call "
                 "`trl_score.cloud.stages.train_stages` in place of this trainer, or set `stage` to 'sft' or 'joint'."
             )
+        if args.should_save:
+            check_writable(Path(cast(str, args.output_dir)))
         refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the preference pairs.")

@@ -27,6 +27,7 @@ from trl_score.callbacks import (
     print_turns_table,
     save_turns_table,
 )
+from trl_score.checkpoints import check_writable
 from trl_score.progress import TurnProgress, show_progress
 from trl_score.quantization import refuse_quantized_weights
 from trl_score.records import SCORE_CONFIG_FILE, Completion, GeneratedTurn, Prompt, Rollout
@@ -168,6 +169,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if args is None:
             name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
+        if args.should_save:
+            check_writable(Path(cast(str, args.output_dir)))
         refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
