@@ -401,7 +401,11 @@ def test_no_other_file_imports_trl_internals():
 def test_compat_declares_what_it_uses_and_uses_what_it_declares(watched):
     # What stands in `RewardSeams` is RewardTrainer's, and looked at below.
     used = (attributes(COMPAT) - attributes_of_class(COMPAT, "RewardSeams")) & private_names_of_trl(watched)
-    body = [node for name in ("HubSeams", "CheckpointSeams", "GRPOSeams") for node in class_body(COMPAT, name)]
+    body = [
+        node
+        for name in ("HubSeams", "CheckpointSeams", "EngineSeams", "GRPOSeams")
+        for node in class_body(COMPAT, name)
+    ]
     defined = {node.name for node in body if isinstance(node, ast.FunctionDef)}
     defined |= {target.id for node in body if isinstance(node, ast.Assign) for target in node.targets}
     used |= defined & private_names_of_trl(watched)
@@ -413,6 +417,7 @@ def test_our_own_private_names_hide_none_of_trl(watched):
     overridden = set(trl_compat.PRIVATE_NAMES) | set(trl_compat.PRIVATE_ATTRIBUTES)
     classes = (
         (COMPAT, "GRPOSeams"),
+        (COMPAT, "EngineSeams"),
         (COMPAT, "CheckpointSeams"),
         (COMPAT, "HubSeams"),
         (HUB_TRAINER, "HubTrainer"),

@@ -75,6 +75,7 @@ CLOUD_LOG_KEYS: dict[str, str] = {
     "cloud/reward_max": "Highest reward.",
     "cloud/critique_accuracy": "Share of the tokens learned from that the model would have written itself, greedily.",
     "cloud/supervised_tokens": "Tokens learned from per micro-batch, over all processes.",
+    "cloud/skipped_steps": "Share of steps skipped for a NaN or infinite loss or gradient; not in evaluation.",
     "cloud/rows_dropped": "Rows of the training set left out because they are too long; not in evaluation.",
     "cloud/rows_shortened": "Rows of the training set of which a critique was shortened; not in evaluation.",
 }

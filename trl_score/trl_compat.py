@@ -54,6 +54,7 @@ from trl_score.publishing.hub_trainer import HubTrainer
 from trl_score.records import Completion, GeneratedTurn, Prompt, Rollout
 from trl_score.score.engines import ContinuousBatchingEngine, TransformersEngine, VLLMEngine
 from trl_score.score.rollout import GenerateTurn
+from trl_score.step_guard import BATCH_FILE, StepGuard
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -289,7 +290,12 @@ class CheckpointSeams(HubSeams):
 
 
 class EngineSeams(CheckpointSeams):
-    """What accelerate's engines do otherwise than both trainers need it."""
+    """What accelerate's engines do otherwise than both trainers need it, and which steps their optimizer may take."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        # DeepSpeed updates the weights in the backward pass, so no step can be skipped.
+        self._guard = StepGuard(1 if self.is_deepspeed_enabled else cast(Any, self.args).max_skipped_steps)
 
     def create_accelerator_and_postprocess(self) -> None:
         """
@@ -305,6 +311,72 @@ class EngineSeams(CheckpointSeams):
         if plugin is not None and isinstance(plugin.mixed_precision_policy, MixedPrecisionPolicy):
             # In bf16 it would round log-probabilities and rewards, which were computed in fp32.
             plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+
+    # What the trainers implement
+
+    def log_step(self, *, was_skipped: bool) -> None:
+        """Takes note of a step that has come to its end."""
+        raise NotImplementedError
+
+    def write_batches(self, path: Path, batches: Sequence[Any]) -> None:
+        """Writes micro-batches, as they were given to the guard, into a JSON Lines file."""
+        raise NotImplementedError
+
+    # Steps
+
+    @property
+    def guard(self) -> StepGuard:
+        """[`StepGuard`]: What each micro-batch of training is given to."""
+        return self._guard
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        norm = super()._get_grad_norm(model, grad_norm)
+        known_norm = 0.0 if norm is None else float(norm)  # DeepSpeed need not tell
+        if self.may_step(known_norm):
+            return norm if math.isfinite(known_norm) else None
+        model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
+        return None
+
+    def may_step(self, grad_norm: float) -> bool:
+        """
+        Refuses a step whose loss or gradient is NaN or infinite, and ends the run after several in a row.
+
+        Args:
+            grad_norm (`float`):
+                The gradient's norm, the same on all processes.
+
+        Returns:
+            `bool`: whether the optimizer may use the gradient.
+
+        Raises:
+            `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rows.
+        """
+        is_finite = math.isfinite(grad_norm)
+        may_step = self._guard.end_step(0.0 if self._may_be_scaled_too_high else grad_norm)
+        self.log_step(was_skipped=not (may_step and is_finite))
+        if self._guard.is_over:
+            self._end_of_skipped_steps()
+        return may_step
+
+    @property
+    def _may_be_scaled_too_high(self) -> bool:
+        """Whether an infinite gradient may be the doing of a loss scaler, which then skips the step and goes lower."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            return bool(scaler.get_scale() > 1.0)
+        return self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16"  # it has a scaler of its own
+
+    def _end_of_skipped_steps(self) -> None:
+        step = self.state.global_step + 1
+        names = {"step": step, "process": self.accelerator.process_index}
+        path = Path(cast(str, self.args.output_dir)) / BATCH_FILE.format(**names)
+        self.write_batches(path, self._guard.batches)
+        raise FloatingPointError(
+            f"The loss or the gradient was NaN or infinite in {self._guard.num_in_a_row} steps in a row, of which step "
+            f"{step} is the last, so training ends here. The rows of that step are in "
+            f"{path.with_name(BATCH_FILE.format(step=step, process='*'))}. Look at them, lower `learning_rate` or "
+            "train in another precision, and resume from the last checkpoint."
+        )
 
 
 def refuse_ddp_for_fsdp(environment: Mapping[str, str]) -> None:
@@ -379,10 +451,6 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
         """The loss of one micro-batch."""
         raise NotImplementedError
 
-    def may_step(self, grad_norm: float) -> bool:
-        """Whether the optimizer may use the gradient."""
-        raise NotImplementedError
-
     def measuring_log_probs(self, model: nn.Module) -> AbstractContextManager[None]:
         """Wraps each forward of a model, the policy or the reference, that nothing is learned from."""
         raise NotImplementedError
@@ -445,14 +513,6 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
     def describe_rewards(self) -> dict[str, Any]:
         """Gives the names and weights of the reward functions."""
         return {"reward_funcs": list(self.reward_func_names), "reward_weights": self.reward_weights.tolist()}
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        norm = super()._get_grad_norm(model, grad_norm)
-        known_norm = 0.0 if norm is None else float(norm)  # DeepSpeed need not tell
-        if self.may_step(known_norm):
-            return norm if math.isfinite(known_norm) else None
-        model.zero_grad(set_to_none=True)  # an optimizer passes over parameters without a gradient
-        return None
 
     # Checkpoints
 

@@ -53,6 +53,7 @@ def test_a_classic_model_is_one_setting_away(tmp_path):
         ({"critique_weight": -1.0}, r"`critique_weight` must not be negative, got -1\.0"),
         ({"critique_temperature": -0.1}, "`critique_temperature` must not be negative"),
         ({"max_length": 0}, "`max_length` must be at least 1, got 0"),
+        ({"max_skipped_steps": 0}, "`max_skipped_steps` must be at least 1 step, got 0"),
         ({"max_critique_length": 0}, "`max_critique_length` must be at least 1"),
         ({"num_self_critiques": 2}, "`num_self_critiques=2` greedy critiques would all be alike"),
         ({"final_critique_weight": 0.5}, r"goes with a `critique_weight_schedule` .* got 0\.5 and 'constant'"),

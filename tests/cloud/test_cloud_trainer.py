@@ -22,7 +22,7 @@ NORMALIZATIONS = ("token_mean", "sequence_mean", "sum")
 CRITIQUE_KEYS = {
     f"cloud/{name}" for name in ("critique_loss", "critique_weight", "critique_accuracy", "supervised_tokens")
 }
-ROW_KEYS = {"cloud/rows_dropped", "cloud/rows_shortened"}
+TRAINING_KEYS = {"cloud/skipped_steps", "cloud/rows_dropped", "cloud/rows_shortened"}
 
 
 @pytest.fixture
@@ -352,13 +352,13 @@ def test_logged_keys_are_those_of_the_table(make_trainer, stage):
     trainer.evaluate()
     expected = {
         "joint": set(CLOUD_LOG_KEYS),
-        "sft": CRITIQUE_KEYS | ROW_KEYS,
+        "sft": CRITIQUE_KEYS | TRAINING_KEYS,
         "classic": set(CLOUD_LOG_KEYS) - CRITIQUE_KEYS,
     }[stage]
     for entry in training_logs(trainer):
         assert {key for key in entry if "/" in key} == expected
     evaluation = next(entry for entry in trainer.state.log_history if "eval_loss" in entry)
-    assert {key for key in evaluation if "/" in key} == {f"eval_{key}" for key in expected - ROW_KEYS}
+    assert {key for key in evaluation if "/" in key} == {f"eval_{key}" for key in expected - TRAINING_KEYS}
 
 
 def test_logged_values_are_right(make_trainer):

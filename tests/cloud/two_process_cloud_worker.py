@@ -49,6 +49,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "tied": {**SUM, "gradient_checkpointing": True},
     "adapter": {**SUM, "gradient_checkpointing": True},
     "continued": SUM,
+    "nan": SUM,
     "both": {**SUM, "stage": "both", "sft_options": WRITES, "max_critique_length": 8},
     "adapter_both": {
         **SUM,
@@ -75,6 +76,15 @@ class SparseCollator(DataCollatorForCritiques):
         return batch
 
 
+class NanOnLastProcess(CLoudRewardTrainer):
+    """In the second step the loss of the last process is NaN, and its gradient is none the less a number."""
+
+    def _critique_loss(self, outputs: Any) -> torch.Tensor | None:
+        loss = super()._critique_loss(outputs)
+        is_spoiled = self.model.training and self.state.global_step == 1 and self.accelerator.is_last_process
+        return loss + float("nan") if is_spoiled else loss
+
+
 def data_of(name: str) -> Any:
     """Preference pairs: several critiques, critiques of one length, or critiques that not all are learned from."""
     data = preference_dataset(16, num_critiques=3 if "k" in name.split("_") else None)
@@ -98,7 +108,8 @@ def train(name: str, models: Path, folder: Path, world_size: int) -> CLoudReward
     held_out = data.select(range(EVAL_ROWS))
     if args.stage == "both":
         return train_stages(str(model), args, data, held_out, peft_config=peft_config)
-    trainer = CLoudRewardTrainer(str(model), args, None, data, held_out, peft_config=peft_config)
+    trainer_class = NanOnLastProcess if name == "nan" else CLoudRewardTrainer
+    trainer = trainer_class(str(model), args, None, data, held_out, peft_config=peft_config)
     if name == "chunks":
         trainer.data_collator.__class__ = SparseCollator
         trainer.data_collator.counts = []

@@ -14,7 +14,8 @@ from score_runs import addition_dataset, odd_length, short_config, training_logs
 from transformers import TrainerCallback
 
 from trl_score.score.score_trainer import SCoReTrainer
-from trl_score.score.skipped_steps import StepGuard, rollout_as_text
+from trl_score.score.skipped_steps import rollout_as_text
+from trl_score.step_guard import StepGuard
 
 NAN, INFINITE = math.nan, math.inf
 

@@ -79,6 +79,12 @@ class CLoudRewardConfig(RewardConfig):
             What becomes of a row above `max_length`: `"shorten"` cuts its critique and keeps the closing token,
             `"drop"` leaves the row out.
 
+        > Parameters that control what happens when something goes wrong
+
+        max_skipped_steps (`int`, *optional*, defaults to `3`):
+            A step whose loss or gradient is NaN or infinite is skipped; after this many in a row the run ends, and its
+            last batch is written into the output folder.
+
         > Parameters that control the model's own critiques
 
         num_self_critiques (`int`, *optional*, defaults to `1`):
@@ -221,6 +227,15 @@ class CLoudRewardConfig(RewardConfig):
         },
     )
 
+    # Parameters that control what happens when something goes wrong
+    max_skipped_steps: int = field(
+        default=3,
+        metadata={
+            "help": "A step whose loss or gradient is NaN or infinite is skipped; after this many in a row the run "
+            "ends, and its last batch is written into the output folder."
+        },
+    )
+
     # Parameters that control the model's own critiques
     num_self_critiques: int = field(
         default=1,
@@ -317,6 +332,8 @@ class CLoudRewardConfig(RewardConfig):
             value = self.__dict__[name]
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.max_skipped_steps < 1:
+            raise ValueError(f"`max_skipped_steps` must be at least 1 step, got {self.max_skipped_steps}.")
 
     def _check_together(self) -> None:
         for name, off, reason in _REFUSED:

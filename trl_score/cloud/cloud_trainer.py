@@ -25,6 +25,7 @@ from trl_score.cloud.losses import bradley_terry_loss, critique_loss, critique_w
 from trl_score.cloud.modeling import CLoudOutput
 from trl_score.cloud.pair_metrics import mean_per_response, pair_rows, summarize_critiques, summarize_rewards
 from trl_score.cloud.prompts import CritiqueTemplate
+from trl_score.cloud.skipped_steps import write_pairs
 from trl_score.cloud.trainer_inputs import (
     build_model,
     check_collator,
@@ -39,7 +40,7 @@ from trl_score.progress import CritiqueProgress, show_progress
 from trl_score.quantization import refuse_quantized_weights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from datasets import Dataset, IterableDataset
     from peft import PeftConfig, PeftModel
@@ -198,6 +199,7 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
             )
         self._eval_prefix = "eval"
         self._pairs: dict[str, list[torch.Tensor]] = {"train": [], "eval": []}
+        self._skipped: list[float] = []  # 1 for each step that was skipped since the last log, 0 for the others
         if isinstance(collator, DataCollatorForCritiques):
             self.add_callback(_EpochOfCritiques(collator))
         self._sigterm = SaveOnSigterm(self.on_any_process)
@@ -319,7 +321,7 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
         else:
             loss = on_critiques + 0.0 * rewards.sum()  # DDP waits for the gradients of all parameters, the head's too
         counts = outputs.num_supervised, outputs.num_correct
-        self._observe(pair_rows(rewards, reward_loss, on_critiques, self.critique_weight, *counts))
+        self._observe(inputs, loss, pair_rows(rewards, reward_loss, on_critiques, self.critique_weight, *counts))
         return (loss, {"rewards": rewards}) if return_outputs else loss
 
     def _critique_loss(self, outputs: CLoudOutput) -> torch.Tensor | None:
@@ -332,6 +334,33 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
             return None
         num_supervised = cast(torch.Tensor, outputs.num_supervised)
         return critique_loss(outputs.critique_nll, num_supervised, cast(Any, self.args.critique_normalization))
+
+    def may_step(self, grad_norm: float) -> bool:
+        """
+        Refuses a step whose loss or gradient is NaN or infinite, and ends the run after several in a row.
+
+        Args:
+            grad_norm (`float`):
+                The gradient's norm, the same on all processes.
+
+        Returns:
+            `bool`: whether the optimizer may use the gradient.
+
+        Raises:
+            `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rows.
+        """
+        if self.on_any_process(not self.guard.is_loss_finite):
+            self.guard.is_loss_finite = False
+            del self._pairs["train"][-len(self.guard.batches) :]  # what they would add to the log is no number
+        return super().may_step(grad_norm)
+
+    def log_step(self, *, was_skipped: bool) -> None:
+        """Counts a step that was skipped."""
+        self._skipped.append(float(was_skipped))
+
+    def write_batches(self, path: Path, batches: "Sequence[dict[str, torch.Tensor]]") -> None:
+        """Writes the rows of micro-batches, one a line."""
+        write_pairs(path, batches, cast(PreTrainedTokenizerBase, self.processing_class))
 
     def prediction_step(
         self,
@@ -406,10 +435,11 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
 
     # Logs
 
-    def _observe(self, rows: torch.Tensor) -> None:
-        """Keeps what is logged next of one micro-batch, rows of `pair_rows`."""
+    def _observe(self, batch: dict[str, torch.Tensor], loss: torch.Tensor, rows: torch.Tensor) -> None:
+        """Keeps what is logged next of one micro-batch, rows of `pair_rows`, and in training tells the guard of it."""
         if self.model.training:
             self._pairs["train"].append(rows)
+            self.guard.add({**batch, "rewards": rows[:, :2]}, is_finite=bool(loss.detach().isfinite()))
         else:
             # Without the pairs that were repeated to fill the last batch.
             self._pairs["eval"].append(self.accelerator.gather_for_metrics(rows))
@@ -417,12 +447,14 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Logs TRL's keys and ours (`log_keys.CLOUD_LOG_KEYS`)."""
         mode = "train" if self.model.training else "eval"
-        if self._pairs[mode]:
-            prefix = "" if mode == "train" else f"{self._eval_prefix}_"
-            logs.update({f"{prefix}{key}": value for key, value in self._take_metrics(mode).items()})
+        prefix = "" if mode == "train" else f"{self._eval_prefix}_"
+        metrics = self._take_pair_metrics(mode) if self._pairs[mode] else {}
+        if mode == "train" and self._skipped:
+            metrics |= self._take_step_metrics()
+        logs.update({f"{prefix}{key}": value for key, value in metrics.items()})
         super().log(logs, start_time)
 
-    def _take_metrics(self, mode: str) -> dict[str, float]:
+    def _take_pair_metrics(self, mode: str) -> dict[str, float]:
         num_batches, rows = len(self._pairs[mode]), torch.cat(self._pairs[mode])
         self._pairs[mode].clear()
         if mode == "train":
@@ -432,12 +464,18 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
             metrics |= summarize_rewards(rows)
         if not self.args.is_classic:
             metrics |= summarize_critiques(rows, num_batches)
-        if mode == "train":
-            metrics["cloud/rows_dropped"] = self._rows_of_training.num_dropped
-            metrics["cloud/rows_shortened"] = self._rows_of_training.num_shortened
-        elif self.args.learns_rewards:
+        if mode == "eval" and self.args.learns_rewards:
             self._keep_reward_scale(rows[:, :2])
         return metrics
+
+    def _take_step_metrics(self) -> dict[str, float]:
+        share_skipped = sum(self._skipped) / len(self._skipped)
+        self._skipped.clear()
+        return {
+            "cloud/skipped_steps": share_skipped,
+            "cloud/rows_dropped": self._rows_of_training.num_dropped,
+            "cloud/rows_shortened": self._rows_of_training.num_shortened,
+        }
 
     def _keep_reward_scale(self, rewards: torch.Tensor) -> None:
         """Writes mean and standard deviation of rewards `(N, 2)` into the configuration that is saved."""

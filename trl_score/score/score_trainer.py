@@ -2,11 +2,10 @@
 
 import json
 import logging
-import math
 import random
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -45,7 +44,7 @@ from trl_score.score.row_settings import RowSetting
 from trl_score.score.score_config import SCoReConfig
 from trl_score.score.scoring_watch import BackgroundThread, ScoringWatch
 from trl_score.score.shaping import Stage, TurnReturns, kl_coefficients, turn_returns
-from trl_score.score.skipped_steps import BATCH_FILE, StepGuard, write_rollouts
+from trl_score.score.skipped_steps import write_rollouts
 from trl_score.score.trainer_inputs import (
     copied_reference,
     load_tokenizer,
@@ -214,8 +213,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         }
         self._turn_1_scorer = BackgroundThread(partial(_use_device_in_thread, self.accelerator.device))
         self._memory = PhaseMemory(self.accelerator.device, args.log_memory)
-        # DeepSpeed updates the weights in the backward pass, so no step can be skipped.
-        self._guard = StepGuard(1 if self.is_deepspeed_enabled else args.max_skipped_steps)
         self._prompts: list[Prompt] = []
         self._settings: list[RowSetting] = []
         self._rollouts: list[Rollout] = []
@@ -300,7 +297,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             "window": self._windows["train"].state(),
             "table_rows": json.dumps(list(self._table_rows["train"]), default=str),
             "beta_2": self.adaptive_beta_2.state(),
-            "skipped_in_a_row": self._guard.num_in_a_row,
+            "skipped_in_a_row": self.guard.num_in_a_row,
         }
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
@@ -315,7 +312,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._windows["train"].load(state["window"])
         self._table_rows["train"].extend(json.loads(state["table_rows"]))
         self.adaptive_beta_2.load(state["beta_2"])
-        self._guard.num_in_a_row = state["skipped_in_a_row"]
+        self.guard.num_in_a_row = state["skipped_in_a_row"]
 
     # Rollout
 
@@ -726,46 +723,13 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             return model is self.ref_model
         return is_peft_model(self._peft_model()) and is_reference_active(self._peft_model())
 
-    def may_step(self, grad_norm: float) -> bool:
-        """
-        Refuses a step whose loss or gradient is NaN or infinite, and ends the run after several in a row.
+    def log_step(self, *, was_skipped: bool) -> None:
+        """Counts a step that was skipped."""
+        self._windows["train"].add("score/skipped_steps", float(was_skipped))
 
-        Args:
-            grad_norm (`float`):
-                The gradient's norm, the same on all processes.
-
-        Returns:
-            `bool`: whether the optimizer may use the gradient.
-
-        Raises:
-            `FloatingPointError`: After `max_skipped_steps` steps in a row; each process has written its rollouts.
-        """
-        is_finite = math.isfinite(grad_norm)
-        may_step = self._guard.end_step(0.0 if self._may_be_scaled_too_high else grad_norm)
-        self._windows["train"].add("score/skipped_steps", float(not (may_step and is_finite)))
-        if self._guard.is_over:
-            self._end_of_skipped_steps()
-        return may_step
-
-    @property
-    def _may_be_scaled_too_high(self) -> bool:
-        """Whether an infinite gradient may be the doing of a loss scaler, which then skips the step and goes lower."""
-        scaler = self.accelerator.scaler
-        if scaler is not None:
-            return scaler.get_scale() > 1.0
-        return self.is_deepspeed_enabled and self.accelerator.mixed_precision == "fp16"  # it has a scaler of its own
-
-    def _end_of_skipped_steps(self) -> None:
-        step = self.state.global_step + 1
-        names = {"step": step, "process": self.accelerator.process_index}
-        path = Path(cast(str, self.args.output_dir)) / BATCH_FILE.format(**names)
-        write_rollouts(path, self._guard.batches, self.tokenizer)
-        raise FloatingPointError(
-            f"The loss or the gradient was NaN or infinite in {self._guard.num_in_a_row} steps in a row, of which step "
-            f"{step} is the last, so training ends here. The rollouts of that step are in "
-            f"{path.with_name(BATCH_FILE.format(step=step, process='*'))}. Look at them, lower `learning_rate` or "
-            "train in another precision, and resume from the last checkpoint."
-        )
+    def write_batches(self, path: Path, batches: Sequence[trl_compat.Batch]) -> None:
+        """Writes the rollouts of micro-batches, one a line."""
+        write_rollouts(path, batches, self.tokenizer)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Runs one micro-batch, and logs the seconds that its forward and backward took."""
@@ -843,7 +807,7 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             stats += [value.to(logps.device).double() for value in (kl, entropy, clipped, num_rollouts, num_tokens)]
         num_not_finite, *sums = self.accelerator.reduce(torch.stack(stats), reduction="sum").tolist()
         if self.mode == "train":
-            self._guard.add(batch, is_finite=num_not_finite == 0)
+            self.guard.add(batch, is_finite=num_not_finite == 0)
         if num_not_finite:
             return  # what it would add to the log is no number
         totals = [sums[:5], sums[5:]]
