@@ -285,8 +285,58 @@ class CheckpointSeams(HubSeams):
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
+        state = {"num_processes": self.accelerator.num_processes, **self.resume_state()}
+        torch.save(state, Path(output_dir) / RESUME_FILE.format(self.accelerator.process_index))
         # What is left to do is to remove older checkpoints, and they must stay until this one is whole.
         self.args.save_total_limit = None
+
+    # What a checkpoint of transformers lacks
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            self._load_resume_file(Path(checkpoint) / RESUME_FILE.format(self.accelerator.process_index))
+
+    def _load_resume_file(self, path: Path) -> None:
+        state = None
+        if path.is_file():
+            state = send_to_device(torch.load(path, map_location="cpu", weights_only=True), self.accelerator.device)
+        if state is not None and state["num_processes"] == self.accelerator.num_processes:
+            self.load_resume_state(state)
+            return
+        logger.warning(
+            "The checkpoint %s has no state of %d processes to go on from (found: %s). %s",
+            path.parent,
+            self.accelerator.num_processes,
+            f"one of {state['num_processes']} processes" if state is not None else "none",
+            self.go_on_without_state(),
+        )
+
+    def go_on_without_state(self) -> str:
+        """Begins anew what there is no state of, and gives the sentence that says so."""
+        return "The next log counts from here."
+
+    def resume_state(self) -> dict[str, Any]:
+        """
+        Gives what a checkpoint of transformers lacks to go on as if nothing had been: the losses of the next log.
+
+        Returns:
+            `dict`: of this process; plain values and tensors.
+        """
+        return {"loss_sum": self._tr_loss, "last_logged_step": self._globalstep_last_logged}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """
+        Takes back what `resume_state` gave.
+
+        Args:
+            state (`dict`):
+                The state of this process.
+        """
+        self._tr_loss = state["loss_sum"]
+        self._globalstep_last_logged = state["last_logged_step"]
+        # The mean loss that `train` returns is that of the steps since it was called.
+        self._total_loss_scalar -= state["loss_sum"].item()
 
 
 class EngineSeams(CheckpointSeams):
@@ -357,6 +407,26 @@ class EngineSeams(CheckpointSeams):
         if self._guard.is_over:
             self._end_of_skipped_steps()
         return may_step
+
+    def resume_state(self) -> dict[str, Any]:
+        """
+        Gives what a checkpoint of transformers lacks: the losses of the next log, and how many steps were skipped last.
+
+        Returns:
+            `dict`: of this process; plain values and tensors.
+        """
+        return {**super().resume_state(), "skipped_in_a_row": self._guard.num_in_a_row}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """
+        Takes back what `resume_state` gave.
+
+        Args:
+            state (`dict`):
+                The state of this process.
+        """
+        super().load_resume_state(state)
+        self._guard.num_in_a_row = state["skipped_in_a_row"]
 
     @property
     def _may_be_scaled_too_high(self) -> bool:
@@ -522,48 +592,25 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
             next(iter(sampler), None)
         return sampler
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        state = {"num_processes": self.accelerator.num_processes, **self.resume_state()}
-        torch.save(state, Path(output_dir) / RESUME_FILE.format(self.accelerator.process_index))
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            self._load_resume_file(Path(checkpoint) / RESUME_FILE.format(self.accelerator.process_index))
-
-    def _load_resume_file(self, path: Path) -> None:
-        state = None
-        if path.is_file():
-            state = send_to_device(torch.load(path, map_location="cpu", weights_only=True), self.accelerator.device)
-        if state is not None and state["num_processes"] == self.accelerator.num_processes:
-            self.load_resume_state(state)
-            return
-        found = f"one of {state['num_processes']} processes" if state is not None else "none"
-        logger.warning(
-            "The checkpoint %s has no state of %d processes to go on from (found: %s). Rollouts of a window that was "
-            "begun are made anew, and the next log counts from here.",
-            path.parent,
-            self.accelerator.num_processes,
-            found,
-        )
+    def go_on_without_state(self) -> str:
+        """Counts the step's place in its window from the start of one, and gives the sentence that says so."""
         self._step = self.state.global_step * self.args.gradient_accumulation_steps
+        return "Rollouts of a window that was begun are made anew, and the next log counts from here."
 
     def resume_state(self) -> dict[str, Any]:
         """
-        Gives what a checkpoint of transformers lacks and TRL needs to go on as if nothing had been.
+        Gives all that a checkpoint of transformers lacks, TRL's part included: rollouts of a window that was begun, and
+        TRL's metrics of the next log.
 
         Returns:
-            `dict`: this process's rollouts of a window that was begun, and what the next log is made of; plain values
-                and tensors.
+            `dict`: of this process; plain values and tensors.
         """
         is_window_begun = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
         return {
+            **super().resume_state(),
             "step": self._step,
             "buffered_inputs": self._buffered_inputs if is_window_begun else None,
             "metrics": {key: list(values) for key, values in self._metrics["train"].items()},
-            "loss_sum": self._tr_loss,
-            "last_logged_step": self._globalstep_last_logged,
         }
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
@@ -574,13 +621,10 @@ class GRPOSeams(EngineSeams, GRPOTrainer):
             state (`dict`):
                 The state of this process.
         """
+        super().load_resume_state(state)
         self._step = state["step"]
         self._buffered_inputs = state["buffered_inputs"]
         self._metrics["train"].update(state["metrics"])
-        self._tr_loss = state["loss_sum"]
-        self._globalstep_last_logged = state["last_logged_step"]
-        # The mean loss that `train` returns is that of the steps since it was called.
-        self._total_loss_scalar -= state["loss_sum"].item()
 
     # TRL's private state, under public names
 

@@ -131,6 +131,17 @@ def test_run_ends_after_three_in_a_row_and_writes_the_last_batch(what, local_mod
         assert rejected[pair]["text"].startswith(question)
 
 
+def test_resumed_run_counts_the_steps_that_were_skipped_before(local_model, tmp_path):
+    options = {"save_strategy": "steps", "save_steps": 1, "logging_steps": 4}
+    spoiled_trainer(local_model, tmp_path, dict.fromkeys((1, 2), ("loss", NAN)), max_steps=3, **options).train()
+    resumed = spoiled_trainer(local_model, tmp_path, {4: ("loss", NAN)}, max_steps=4, **options)
+    resumed.train(resume_from_checkpoint=True)
+    assert training_logs(resumed)[-1]["cloud/skipped_steps"] == 0.5  # of all four steps
+    resumed = spoiled_trainer(local_model, tmp_path, {3: ("loss", NAN)}, max_steps=4, **options)
+    with pytest.raises(FloatingPointError, match="in 3 steps in a row, of which step 4 is the last"):
+        resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
 def test_rows_as_a_person_reads_them(tmp_path):
     tokenizer = build_tokenizer("plain")
     texts = ["2 is right", "2, yes", "3 is right", "4", "5"]

@@ -1,6 +1,7 @@
 """The trainer: its loss against a slow second implementation, what it logs, evaluates, saves and goes on with."""
 
 import math
+import shutil
 import signal
 
 import pytest
@@ -12,7 +13,7 @@ from torch.nn.functional import logsigmoid
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from trl_score.callbacks import SIGTERM_EXIT_CODE
-from trl_score.checkpoints import WHOLE_FILE
+from trl_score.checkpoints import WHOLE_FILE, mark_whole
 from trl_score.cloud.cloud_trainer import CLoudRewardTrainer
 from trl_score.cloud.modeling import CLoudRewardModel, load_reward_model
 from trl_score.log_keys import CLOUD_LOG_KEYS
@@ -572,6 +573,45 @@ def test_training_goes_on_from_a_checkpoint(make_trainer, tmp_path):
         assert found["loss"] == pytest.approx(expected["loss"], rel=1e-6)
     for name, weight in resumed.model.state_dict().items():
         torch.testing.assert_close(weight, whole.model.state_dict()[name], msg=name)
+
+
+def test_run_resumed_in_the_midst_of_a_logging_window_has_the_same_logs(make_trainer, tmp_path):
+    """All numbers are the same bit for bit, those of evaluations in the window too."""
+    options = {"eval_dataset": preference_dataset(6), "eval_strategy": "steps", "eval_steps": 2, "logging_steps": 3}
+    options |= {"save_strategy": "steps", "save_steps": 1, "max_steps": 6, "gradient_accumulation_steps": 2}
+    whole = make_trainer(**options)
+    whole.train()
+    shutil.copytree(tmp_path / "run", tmp_path / "whole")
+
+    def logs_of(trainer):
+        times = ("runtime", "per_second", "train_loss", "total_flos")
+        logs = [
+            {k: v for k, v in entry.items() if not any(t in k for t in times)} for entry in trainer.state.log_history
+        ]
+        return [entry for entry in logs if "step" in entry and len(entry) > 2]
+
+    expected = logs_of(whole)
+    assert [entry["step"] for entry in expected if "loss" in entry] == [3, 6]
+    for step in (2, 5):
+        resumed = make_trainer(**options)
+        resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / f"checkpoint-{step}"))
+        assert logs_of(resumed) == expected, step
+
+
+def test_checkpoint_without_our_state_goes_on_with_a_warning(make_trainer, tmp_path, caplog):
+    """As one of another number of processes, or of a trainer before there was such a state."""
+    options = {"save_strategy": "steps", "save_steps": 1, "max_steps": 3, "logging_steps": 3}
+    make_trainer(**options).train()
+    checkpoint = tmp_path / "run" / "checkpoint-2"
+    (checkpoint / "resume_state_0.pt").unlink()
+    mark_whole(checkpoint)
+    resumed = make_trainer(**options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert any(
+        "has no state of 1 processes to go on from (found: none). The next log counts from here." in message
+        for message in caplog.messages
+    )
+    assert [entry["step"] for entry in training_logs(resumed)] == [3]
 
 
 class SigtermInStep(TrainerCallback):

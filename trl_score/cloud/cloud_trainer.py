@@ -213,7 +213,8 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*):
-                A checkpoint's folder, or `True` for the last whole one in `output_dir`.
+                A checkpoint's folder, or `True` for the last whole one in `output_dir`. Training goes on from there as
+                if it had never been interrupted.
 
         Returns:
             `TrainOutput`: what [`~transformers.Trainer.train`] returns.
@@ -230,6 +231,26 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
     def end_progress(self) -> None:
         """Takes the display of the progress away."""
         self._progress.close()
+
+    def resume_state(self) -> dict[str, Any]:
+        """
+        Gives all that a checkpoint of transformers lacks, the pairs and steps of the next log included.
+
+        Returns:
+            `dict`: of this process; plain values and tensors.
+        """
+        return {**super().resume_state(), "pairs": self._pairs["train"], "skipped": self._skipped}
+
+    def load_resume_state(self, state: dict[str, Any]) -> None:
+        """
+        Takes back what `resume_state` gave.
+
+        Args:
+            state (`dict`):
+                The state of this process.
+        """
+        super().load_resume_state(state)
+        self._pairs["train"], self._skipped = state["pairs"], state["skipped"]
 
     # Rows
 

@@ -297,7 +297,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
             "window": self._windows["train"].state(),
             "table_rows": json.dumps(list(self._table_rows["train"]), default=str),
             "beta_2": self.adaptive_beta_2.state(),
-            "skipped_in_a_row": self.guard.num_in_a_row,
         }
 
     def load_resume_state(self, state: dict[str, Any]) -> None:
@@ -312,7 +311,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         self._windows["train"].load(state["window"])
         self._table_rows["train"].extend(json.loads(state["table_rows"]))
         self.adaptive_beta_2.load(state["beta_2"])
-        self.guard.num_in_a_row = state["skipped_in_a_row"]
 
     # Rollout
 
