@@ -153,8 +153,6 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
                 "`stage='both'` is two trainings with a generation between them. Call "
                 "`trl_score.cloud.stages.train_stages` in place of this trainer, or set `stage` to 'sft' or 'joint'."
             )
-        if args.should_save:
-            check_writable(Path(cast(str, args.output_dir)))
         refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the preference pairs.")
@@ -173,6 +171,8 @@ class CLoudRewardTrainer(trl_compat.RewardSeams):
             name: None if dataset is None else self._make_rows(dataset, name, first_only=True).dataset
             for name, dataset in eval_sets.items()
         }
+        if args.should_save:
+            check_writable(Path(cast(str, args.output_dir)))
         reward_model = build_model(model, args, quantization_config)
         collator = data_collator or DataCollatorForCritiques(
             self.template,

@@ -168,8 +168,6 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         if args is None:
             name = model if isinstance(model, str) else trl_compat.get_config_model_id(model.config)
             args = SCoReConfig(f"{name.split('/')[-1]}-SCoRe")
-        if args.should_save:
-            check_writable(Path(cast(str, args.output_dir)))
         refuse_quantized_weights(model, quantization_config, peft_config)
         if train_dataset is None:
             raise ValueError("`train_dataset` is required, got None. It holds the prompts that the model answers.")
@@ -178,6 +176,8 @@ class SCoReTrainer(trl_compat.GRPOSeams):
         processing_class = load_tokenizer(model, args) if processing_class is None else processing_class
         self._row_settings = preflight.check_run(model, args, train_dataset, eval_dataset, processing_class)
         preflight.check_rewards(reward_funcs, train_dataset)
+        if args.should_save:
+            check_writable(Path(cast(str, args.output_dir)))
         self._turn_context = TurnContext(watch=ScoringWatch(args.seconds_to_score))
         reference = copied_reference(model, args, peft_config)
         needed_beta = float(args.needs_reference)  # TRL asks only whether it is 0
