@@ -24,7 +24,7 @@ WORKLOADS = {
     "cpu": Workload(ModelSize(384, 6, 32768), prompts=2, group=4, prompt_tokens=64, turn_tokens=256),
     "cuda": Workload(ModelSize(1536, 24, 151_936), prompts=8, group=8, prompt_tokens=256, turn_tokens=1024),
 }
-PHASES = ("generation_t1", "generation_t2", "rewards", "log_probs", "update", "optimizer")
+PHASES = ("generation_t1", "generation_t2", "rewards", "reference", "log_probs", "update", "optimizer")
 TARGET = 1 / 1.10
 """The whole step in at most 1.10 times the floor."""
 
