@@ -1,7 +1,7 @@
 # make demo          train the embedded adder to correct itself (SEED=n: another seed)
 # make cloud         train the embedded critic, and the reward models that it is compared with (SEED=n)
 # make lab           the laboratory: SCoRe, its ablations and its baselines, five seeds each; goes on where it was ended
-# make bench         both sides of everything that docs/performance.md compares, in turns: under half an hour of two cores
+# make bench         both sides of everything that docs/performance.md compares, in turns: forty minutes of two cores
 # make bench-gpu     the same on a GPU, with sizes that fill it (PYTHON=... names an environment with such a PyTorch)
 # make test          run the tests
 # make test-vllm     SCoReTrainer with the real vLLM on the CPU, in an environment of its own (3.8 GB, six minutes)

@@ -1,7 +1,7 @@
 """
 All benchmarks, one after the other, and the tables that quote them.
 
-    python benchmarks/bench.py                                # `make bench`: under half an hour on two cores
+    python benchmarks/bench.py                                # `make bench`: forty minutes on two cores
     python benchmarks/bench.py --device cuda                  # `make bench-gpu`
     python benchmarks/bench.py --only cloud_scorer.py         # some of them
     python benchmarks/bench.py --fill_docs                    # runs nothing: puts what was measured into the pages
